@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Int
@@ -42,3 +43,15 @@ class Tokens:
 
     def to(self, device: torch.device | str) -> Tokens:
         return Tokens(self.ids.to(device), self.keep.to(device), self.targets.to(device))
+
+
+class TokenSource(Protocol):
+    """An endless, addressable supply of texts: text i is the same whenever it is asked for.
+
+    A position in the data is therefore one integer, which is all that a resumed run needs to know. `texts_in_all` is
+    None for generated text, or how many there are before the source begins again from its first text.
+    """
+
+    texts_in_all: int | None
+
+    def tokens(self, start: int, count: int) -> Tokens: ...
