@@ -1,0 +1,319 @@
+"""Every word the stories may use, with its kind and, where it has one, the feeling it expresses.
+
+To add a word, put it in one of the lists. `{role}` in a plot draws from `THINGS` or the names, `<class>` draws from
+`CLASSES` or `FEELINGS`, and a word written out in a plot is looked up in all of them: a word that is in no list is an
+error when the plot is compiled, so no token can go without a label.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from .labels import Kind
+
+
+class Context(IntEnum):
+    """Where a word stands, which settles its leading space and its capital: the index into `Word.forms`."""
+
+    INSIDE = 0
+    SENTENCE = 1
+    LINE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A lexical item: its form in each context, and the context in which it leaves the next word."""
+
+    forms: tuple[str, str, str]
+    kind: Kind
+    feeling: str | None = None
+    after: Context = Context.INSIDE
+    takes_an: bool = False
+
+    @property
+    def text(self) -> str:
+        return self.forms[Context.INSIDE].strip()
+
+
+GIRLS = [
+    "Lily",
+    "Mia",
+    "Anna",
+    "Sue",
+    "Lucy",
+    "Emma",
+    "Rosie",
+    "Ella",
+    "Zoe",
+    "Amy",
+    "Molly",
+    "Nina",
+    "Sara",
+    "Grace",
+    "Daisy",
+    "Jane",
+]
+BOYS = [
+    "Tom",
+    "Ben",
+    "Tim",
+    "Max",
+    "Sam",
+    "Jack",
+    "Leo",
+    "Bob",
+    "Finn",
+    "Joe",
+    "Noah",
+    "Billy",
+    "Oscar",
+    "Peter",
+    "Dan",
+    "Henry",
+]
+SHE_ANIMALS = ["Bella", "Luna", "Coco", "Pearl", "Hazel", "Ruby", "Dot", "Honey"]
+HE_ANIMALS = ["Rex", "Buddy", "Spot", "Fuzzy", "Hops", "Rusty", "Bruno", "Pip"]
+SPECIES = [
+    "rabbit",
+    "bear",
+    "fox",
+    "cat",
+    "dog",
+    "mouse",
+    "frog",
+    "duck",
+    "squirrel",
+    "pig",
+    "horse",
+    "turtle",
+    "owl",
+    "lion",
+    "monkey",
+    "elephant",
+    "goat",
+    "hedgehog",
+    "panda",
+    "tiger",
+]
+
+ELDERS = {"mom": "she", "dad": "he", "grandma": "she", "grandpa": "he", "aunt": "she", "uncle": "he"}
+
+PLACES = {
+    "park": "at", "garden": "in", "forest": "in", "beach": "at", "lake": "by", "farm": "on", "river": "by",
+    "field": "in", "hill": "on", "meadow": "in", "playground": "at", "yard": "in", "pond": "by", "valley": "in",
+    "orchard": "in", "village": "in",
+}  # fmt: skip
+"""Each place with its preposition."""
+
+THINGS: dict[str, tuple[Kind, str]] = {
+    "toy": (Kind.OBJECT, "ball doll kite truck robot puzzle drum train car boat whistle puppet balloon rocket scooter"),
+    "treasure": (Kind.OBJECT, "ring coin necklace key shell crown watch bracelet button locket gem medal"),
+    "clothes": (Kind.OBJECT, "hat scarf cap ribbon crown helmet hood bow"),
+    "food": (Kind.OBJECT, "apple cookie cake pie sandwich banana pear peach muffin pancake pizza cupcake donut"),
+    "dish": (Kind.OBJECT, "bowl cup plate jar vase lamp mug teapot mirror pot clock"),
+    "rope": (Kind.OBJECT, "rope branch stick pole net"),
+    "gift": (Kind.OBJECT, "card picture painting necklace crown basket cake scarf poem song"),
+    "pet": (Kind.ANIMAL, "kitten puppy hamster bunny chick lamb"),
+    "noisy": (Kind.ANIMAL, "cat puppy mouse owl squirrel raccoon frog kitten"),
+    "plant": (Kind.OBJECT, "flower rose tree tulip sunflower pumpkin"),
+}
+"""What a role of the plot can be: one is drawn for each story, and stays the same through it."""
+
+CLASSES: dict[str, tuple[Kind, str]] = {
+    "young": (Kind.ADJECTIVE, "little small young"),
+    "nice": (Kind.ADJECTIVE, "kind brave clever gentle friendly polite quiet curious funny sweet smart shy"),
+    "mean": (Kind.ADJECTIVE, "mean rude bossy selfish unkind"),
+    "greedy": (Kind.ADJECTIVE, "greedy hungry"),
+    "pretty": (Kind.ADJECTIVE, "shiny pretty new special beautiful lovely fine"),
+    "big": (Kind.ADJECTIVE, "big large huge tall giant"),
+    "tasty": (Kind.ADJECTIVE, "tasty sweet yummy delicious fresh warm"),
+    "dark": (Kind.ADJECTIVE, "dark deep strange quiet"),
+    "loud": (Kind.ADJECTIVE, "loud strange scary odd"),
+    "fine": (Kind.WEATHER, "sunny warm bright clear cool breezy"),
+    "wild": (Kind.WEATHER, "stormy rainy windy cold"),
+    "daytime": (Kind.TIME, "day morning afternoon"),
+    "colour": (Kind.COLOUR, "red blue green yellow purple pink orange brown white black golden silver gray"),
+    "many": (Kind.NUMBER, "two three four five six seven ten"),
+    "very": (Kind.ADVERB, "very so really"),
+    "quickly": (Kind.ADVERB, "quickly carefully quietly slowly bravely"),
+    "softly": (Kind.ADVERB, "softly gently kindly calmly warmly"),
+    "play": (Kind.VERB, "play run jump dance hop sing"),
+    "played": (Kind.VERB, "played ran jumped danced hopped sang"),
+    "walked": (Kind.VERB, "walked ran hurried went rushed raced"),
+    "strolled": (Kind.VERB, "walked went wandered hiked skipped"),
+    "searched": (Kind.VERB, "looked searched hunted"),
+    "found": (Kind.VERB, "found saw spotted noticed"),
+    "liked": (Kind.VERB, "liked loved"),
+    "wanted": (Kind.VERB, "wanted hoped wished"),
+    "said": (Kind.VERB, "said replied answered"),
+    "asked": (Kind.VERB, "asked"),
+    "shouted": (Kind.VERB, "shouted yelled called"),
+    "smiled": (Kind.VERB, "smiled laughed grinned giggled"),
+    "wept": (Kind.VERB, "cried wept sobbed sighed"),
+    "spot": (Kind.OBJECT, "tree bush bench rock log bridge fence"),
+    "furniture": (Kind.OBJECT, "bed table chair sofa rug shelf"),
+    "skill": (Kind.VERB, "swim skate read dance whistle paint climb draw"),
+}
+"""`<class>`: drawn anew at each place."""
+
+FEELINGS: dict[str, str] = {
+    "happy": "happy glad joyful cheerful delighted",
+    "sad": "sad unhappy upset gloomy",
+    "angry": "angry mad cross furious grumpy",
+    "scared": "scared afraid frightened",
+    "worried": "worried nervous anxious",
+    "proud": "proud",
+    "surprised": "surprised amazed shocked",
+    "lonely": "lonely",
+    "sorry": "sorry ashamed guilty",
+    "excited": "excited eager thrilled",
+    "jealous": "jealous envious",
+    "calm": "calm safe peaceful",
+    "grateful": "grateful thankful",
+    "bored": "bored",
+}
+"""Each canonical feeling with the words for it; `<happy>` draws one of them."""
+
+EXPRESSIONS: dict[str, str] = {
+    "happy": "smiled laughed grinned giggled cheered clapped smile laugh joy fun happily",
+    "sad": "cried wept sobbed sighed cry tears tear sadly",
+    "angry": "stomped frowned angrily",
+    "scared": "trembled shivered shook shaking",
+    "surprised": "gasped",
+    "hatred": "HATE",
+}
+"""Words of other kinds that show a feeling."""
+
+WRITTEN: dict[Kind, str] = {
+    Kind.PRONOUN: "I me my mine myself you your yours we us our YOU",
+    Kind.FUNCTION: """
+        a an the and but so because that this then when while if as at in on by of to for from with without into out up
+        down off over under behind near after before until about around inside outside above across through than or
+        not no never is much such next onto everything was were are am be been being had has have did do does will would could can cannot may must
+        should let there here once upon it what who where why how every all some any another other both each
+        nobody everyone everybody nothing something someone one own too more most only just even still
+        yes please oh hello thank thanks sorry like now didn't don't couldn't wasn't won't wouldn't 's""",
+    Kind.TIME: """time day night morning afternoon evening days weeks week summer spring winter bedtime birthday
+        lunchtime today tomorrow minute moment dinner lunch dark times""",
+    Kind.WEATHER: "rain storm thunder lightning wind sun sky clouds snow rainbow sunshine",
+    Kind.ADVERB: """ago away back home always soon again together suddenly finally ever everywhere well slowly
+        hard fast high low later alone far inside indeed instead first last already almost right long outside very asleep badly someday anymore also less
+        forever later straight nearby loudly ahead late sadly""",
+    Kind.PERSON: "girl boy friend friends children people family king mother baby",
+    Kind.ANIMAL: "bird birds nest fish egg",
+    Kind.PLACE: """house room world kitchen door path ground water grass road mud woods bedroom table floor window
+        stage bank hole nest line trees""",
+    Kind.NOUN: """truth lie story game games help trouble secret lesson wish mistake idea party surprise turn
+        race prize way noise sound monster heart hand hands arms leg eyes stomach face head part half piece pieces
+        word words song trick friendship picnic show seed leaves roots top care hug thing things name magic voice
+        promise plan kindness practice sharing patience candles cry tears flash light joy lies tricks end stories songs money arm foot""",
+    Kind.OBJECT: """toy toys food glue box blanket flashlight basket tree ladder seeds soil cake crumbs gift present
+        presents medicine bandage tape umbrella window coins cakes cookies pies muffins bag rocks berries flowers mushrooms""",
+    Kind.ADJECTIVE: """little good bad best new old better great right wrong true wonderful broken lost gone stuck sick
+        different same empty full hungry ready tired cold wet dry deep high sure real fair kind honest patient careful
+        fast slow nice warm safe hurt dirty fun easy important sleepy careless silly whole alone special brave
+        mean hard magic forgotten closed quick fine big small tiny wild scary funny long late loud dear worth strong free soft wise hidden""",
+    Kind.VERB: """
+        named called lived owned took carried take carry ran jumped lost dropped lose drop fell fall came come help
+        helped heard hear looked look searched search found find hugged hug learned knew know understood saw see said
+        told tell asked ask wanted want needed need wished wish loved love liked like cared care shared share gave give
+        made make play played walked walk went go stayed stay slept sleep woke broke break hid hide got get put kept
+        keep tried try fixed fix felt feel thought think began started start stopped stop opened closed climbed climb
+        reached pulled pushed grabbed held threw throw caught catch ate eat eating drank bit cut split looking
+        hurried rushed followed wandered turned sat stood waited wait watched watch grew grow planted watered dug
+        bloomed peeked sneaked crept listened listen believe believed lied joked happened forgot forget remember
+        remembered invited join joined met meet talked won win lead crossed rest rested race laugh tease teased
+        knocked blew shining shone rolled slipped landed hurt healed returned return belongs belonged finished
+        practiced practice kissed nodded agreed promised promise promised appeared disappeared touched rubbed warned
+        yelled shouted whispered answered replied sang sing danced dance worked work
+        swim skate read paint draw whistle stuck glued spilled splashed hoped left leave missed
+        passed showed show wore wear covered wrapped baked painting floated flew fly singing hiding sleeping
+        sounded tasted turns takes makes feels means playing trying sharing telling finding
+        lifted built decorated ached hide ended pay save saved save trust trusted forgave forgive apologized
+        changed spent live noticed clapped cheered hit shaking trembled shivered say hurts aches shook thanked touch
+        change trusts worry learn teach pick follow brought fallen reach open gasped stomped frowned""",
+    Kind.NUMBER: "one two three hundred",
+}
+"""Words that plots write out. Auxiliaries and the copula are function words; "it" written out is the empty one."""
+
+SPEAKER_WORDS = frozenset(["I", "me", "my", "mine", "myself"])
+ADDRESSEE_WORDS = frozenset(["you", "your", "yours"])
+PAIR_WORDS = frozenset(["we", "us", "our"])
+
+PRONOUNS: dict[str, dict[str, str]] = {
+    "he": {"he": "he", "him": "him", "his": "his", "himself": "himself"},
+    "she": {"he": "she", "him": "her", "his": "her", "himself": "herself"},
+    "it": {"it": "it", "its": "its"},
+    "they": {"they": "they", "them": "them", "their": "their", "themselves": "themselves"},
+}
+"""For each gender, what a pronoun written in a plot becomes (`{hero.him}` is "her" for Lily)."""
+
+FEATURES = ("Dialogue", "Moral", "Twist", "Conflict", "BadEnding", "Foreshadowing")
+NO_FEATURE = "None"
+
+_VOWEL_SPELLING_ONLY = ("uni", "use", "one", "once")
+_SILENT_H = ("hour", "honest")
+_FEELING = {text: feeling for table in (EXPRESSIONS, FEELINGS) for feeling, texts in table.items()
+            for text in texts.split()}  # fmt: skip
+
+
+def word(text: str, kind: Kind) -> Word:
+    """The word spelled `text`. A capital in the spelling (names, "I") is kept everywhere."""
+    capital = text[0].upper() + text[1:]
+    lower = text.lower()
+    takes_an = (lower[0] in "aeiou" and not lower.startswith(_VOWEL_SPELLING_ONLY)) or lower.startswith(_SILENT_H)
+    if kind is Kind.FUNCTION and text.startswith("'"):
+        return Word((text, text, text), kind)
+    return Word((" " + text, " " + capital, capital), kind, _FEELING.get(text), takes_an=takes_an)
+
+
+def mark(text: str) -> Word:
+    """A punctuation mark, which never has a space before it."""
+    after = Context.SENTENCE if text in ".!?" else Context.LINE if text == "\n" else Context.INSIDE
+    return Word((text, text, text), Kind.PUNCTUATION, None, after)
+
+
+OPEN_QUOTE = Word((' "', ' "', '"'), Kind.QUOTE, None, Context.LINE)
+CLOSE_QUOTE = Word(('"', '"', '"'), Kind.QUOTE, None, Context.SENTENCE)
+NEWLINE = mark("\n")
+
+
+def _classes() -> dict[str, tuple[Word, ...]]:
+    classes = {name: tuple(word(text, kind) for text in texts.split()) for name, (kind, texts) in CLASSES.items()}
+    classes |= {name: tuple(word(text, Kind.FEELING) for text in texts.split()) for name, texts in FEELINGS.items()}
+    return classes
+
+
+WORDS_OF_CLASS: dict[str, tuple[Word, ...]] = _classes()
+"""What `<class>` can become."""
+
+
+def _written() -> dict[str, Word]:
+    """Earlier lists win, so a spelling that has two kinds gets the one of the list that names it first."""
+    words: dict[str, Word] = {}
+    for kind, texts in WRITTEN.items():
+        for text in texts.split():
+            words.setdefault(text, word(text, kind))
+    for members in WORDS_OF_CLASS.values():
+        for member in members:
+            words.setdefault(member.text, member)
+    for kind, texts in (*THINGS.values(), (Kind.PLACE, " ".join(PLACES))):
+        for text in texts.split():
+            words.setdefault(text, word(text, kind))
+    return words
+
+
+WORD_OF_TEXT: dict[str, Word] = _written()
+"""What a word written out in a plot is."""
+
+
+def gender(referent: str) -> str:
+    """ "he", "she", "it" or "they": fixed by the name, so that every pronoun can be checked against its referent."""
+    if " and " in referent:
+        return "they"
+    if referent in ELDERS:
+        return ELDERS[referent]
+    if referent in GIRLS or referent in SHE_ANIMALS:
+        return "she"
+    return "he" if referent in BOYS or referent in HE_ANIMALS else "it"
