@@ -1,0 +1,47 @@
+"""crossproof: how the features of a crosscoder interact, and what can be proved from them.
+
+    import crossproof as xp
+
+    subject = xp.Subject.load("tinytales")
+    coder = xp.Crosscoder.load("runs/demo")
+
+The rooms, in the order data flows through them: `subject` (the model under study), `crosscoder` (the dictionary). Names
+are imported when first used, so that `import crossproof` is quick and loads no torch.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crossproof.crosscoder.evaluate import evaluate as evaluate
+    from crossproof.crosscoder.model import Crosscoder as Crosscoder
+    from crossproof.crosscoder.train import train as train
+    from crossproof.subject.subject import Subject as Subject
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "Crosscoder": "crossproof.crosscoder.model",
+    "Subject": "crossproof.subject.subject",
+    "evaluate": "crossproof.crosscoder.evaluate",
+    "train": "crossproof.crosscoder.train",
+}
+__all__ = ["Crosscoder", "Subject", "__version__", "evaluate", "train"]  # noqa: F822 (names made by __getattr__)
+
+# Torch allocates gradients anew at every step; in huge pages the kernel has 500 times fewer faults to serve, which
+# saves a tenth of a training step on a CPU. Torch reads this once, at its first allocation.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        from importlib import import_module
+
+        return getattr(import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'crossproof' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,9 @@
+"""The dictionary: one sparse code per token that is read from and written to several sites of one or several models.
+
+`config.py` says what a crosscoder and its training are (no torch), `codes.py` holds sparse codes and the products that
+make a step cheap, `selection.py` the activation functions, `model.py` the crosscoder itself, `store.py` its files.
+`losses.py` are the terms of the objective, `buffer.py` shuffles activations, `fit.py` is the training loop, which knows
+no language model; `train.py` binds it to a subject and `evaluate.py` scores the result.
+
+Open `model.py` first, then `fit.py`.
+"""

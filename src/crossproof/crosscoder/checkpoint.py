@@ -1,0 +1,86 @@
+"""The state of a training run on disk: one folder per checkpoint, replaced whole, never half-written.
+
+`checkpoint/state.safetensors` holds tensors (weights, optimiser moments, counters, random state) and
+`checkpoint/state.json` the numbers (step, data position, optimiser steps). Both are written beside the previous
+checkpoint and swapped in by renaming, so a kill or a full disk leaves the previous one intact.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from crossproof.errors import BadFile, MismatchError
+from crossproof.files import read_safetensors, recover_folder, replace_folder
+
+if TYPE_CHECKING:
+    from crossproof.crosscoder.fit import Training
+
+FOLDER = "checkpoint"
+
+
+class State(BaseModel):
+    """`state.json`."""
+
+    model_config = ConfigDict(extra="forbid")
+    step: int
+    optimiser_steps: list[float]
+    data_position: dict[str, int] | None
+
+
+def exists(out: Path) -> bool:
+    return recover_folder(out / FOLDER)
+
+
+def write(out: Path, training: Training, data_position: dict[str, int] | None) -> None:
+    tensors: dict[str, Tensor] = {f"coder.{name}": value for name, value in training.coder.state_dict().items()}
+    steps = []
+    for name, parameter in training.coder.named_parameters():
+        state = training.optimiser.state[parameter]
+        # A parameter that never had a gradient (b_dec of nothing) has no moments yet.
+        for moment in ("exp_avg", "exp_avg_sq"):
+            tensors[f"{moment}.{name}"] = state.get(moment, torch.zeros_like(parameter))
+        steps.append(float(state["step"]) if "step" in state else 0.0)
+    tensors["tokens_since_fired"] = training.tokens_since_fired
+    tensors["random_state"] = torch.get_rng_state()
+    if training.coder.b_enc.is_cuda:
+        tensors["cuda_random_state"] = torch.cuda.get_rng_state(training.coder.b_enc.device)
+    state_json = State(step=training.step, optimiser_steps=steps, data_position=data_position)
+    with replace_folder(out / FOLDER) as folder:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "state.safetensors")
+        (folder / "state.json").write_text(state_json.model_dump_json(indent=2))
+
+
+def restore(out: Path, training: Training) -> dict[str, int] | None:
+    """Put the training back where the checkpoint was written; returns the position in the data."""
+    folder = out / FOLDER
+    try:
+        state = State.model_validate(json.loads((folder / "state.json").read_text()))
+    except (OSError, ValueError, ValidationError) as error:
+        raise BadFile(f"{folder / 'state.json'} cannot be read: {error}") from error
+    tensors = read_safetensors(folder / "state.safetensors", str(training.coder.b_enc.device))
+    coder = {name.removeprefix("coder."): value for name, value in tensors.items() if name.startswith("coder.")}
+    own = training.coder.state_dict()
+    for name, value in own.items():
+        if name not in coder or coder[name].shape != value.shape:
+            found = tuple(coder[name].shape) if name in coder else "missing"
+            raise MismatchError(f"{folder}: {name} is {found} where this run needs {tuple(value.shape)}")
+    training.coder.load_state_dict(coder)
+    for (name, parameter), steps in zip(training.coder.named_parameters(), state.optimiser_steps, strict=True):
+        training.optimiser.state[parameter] = {
+            "step": torch.tensor(steps, device=parameter.device),
+            "exp_avg": tensors[f"exp_avg.{name}"],
+            "exp_avg_sq": tensors[f"exp_avg_sq.{name}"],
+        }
+    training.tokens_since_fired.copy_(tensors["tokens_since_fired"])
+    torch.set_rng_state(tensors["random_state"].cpu())
+    if "cuda_random_state" in tensors:
+        torch.cuda.set_rng_state(tensors["cuda_random_state"].cpu(), training.coder.b_enc.device)
+    training.step = state.step
+    return state.data_position

@@ -1,0 +1,152 @@
+"""What a crosscoder is and how one is trained: the files `config.json` and `run.json`, and every command-line option.
+
+Nothing here imports torch, so that `--help` answers at once. The docstring under a field is its help text.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+FORMAT_VERSION = 1
+"""Raised whenever a saved crosscoder changes meaning; older files are migrated, newer ones refused."""
+
+Activation = Literal["relu", "topk", "batchtopk", "jumprelu"]
+Initialisation = Literal["tied", "independent", "data"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Strict(BaseModel):
+    """Unknown fields are errors: a typo must never read as a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Site(Strict):
+    """A hookpoint of a model. Crosscoders for model diffing have sites in two models."""
+
+    subject: str
+    hook: str
+
+    def __str__(self) -> str:
+        return f"{self.subject}:{self.hook}"
+
+
+class CrosscoderConfig(Strict):
+    """The shape and the activation function of a crosscoder."""
+
+    sites: tuple[Site, ...] = Field(min_length=1)
+    width: Count
+    features: Count
+    activation: Activation = "batchtopk"
+    k: Count | None = None
+    bandwidth: Positive | None = None
+    site_scales: tuple[Positive, ...] | None = None
+    format_version: Literal[1] = FORMAT_VERSION
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CrosscoderConfig:
+        if self.activation in ("topk", "batchtopk"):
+            if self.k is None:
+                raise ValueError(f"k: a {self.activation} crosscoder needs to know how many features to keep")
+            if self.k > self.features:
+                raise ValueError(f"k: cannot keep {self.k} of {self.features} features; lower k or raise features")
+        if self.activation == "jumprelu" and self.bandwidth is None:
+            raise ValueError("bandwidth: a jumprelu crosscoder needs the width of its threshold's gradient window")
+        if self.site_scales is not None and len(self.site_scales) != len(self.sites):
+            raise ValueError(f"site_scales: {len(self.site_scales)} scales for {len(self.sites)} sites")
+        if len(set(self.sites)) != len(self.sites):
+            raise ValueError("sites: a site is listed twice")
+        return self
+
+
+class FitConfig(Strict):
+    """The training loop: it sees batches of activations and no model."""
+
+    steps: Count = 4000
+    """Optimiser steps."""
+    batch_tokens: Count = 512
+    """Tokens per step."""
+    lr: Positive = 1e-3
+    """Adam's learning rate at its peak."""
+    warmup: Fraction = 0.05
+    """Fraction of the steps over which the learning rate rises linearly from 0."""
+    decay: Fraction = 0.25
+    """Fraction of the steps at the end over which it falls linearly to 0."""
+    beta1: Fraction = 0.9
+    """Adam's first-moment decay."""
+    beta2: Fraction = 0.999
+    """Adam's second-moment decay."""
+    clip: Positive = 1.0
+    """Gradients of a larger total norm are scaled down to this norm."""
+    aux_weight: Annotated[float, Field(ge=0)] = 1 / 32
+    """Weight of AuxK, by which dead features learn to explain what the live ones leave over. 0 turns it off."""
+    aux_k: Count = 32
+    """How many dead features AuxK uses per token, at most."""
+    dead_after: Count = 50_000
+    """A feature that fires on none of this many training tokens is dead."""
+    l1_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the decoder-norm-weighted L1 penalty on features (ReLU crosscoders)."""
+    l0_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the L0 penalty (JumpReLU crosscoders)."""
+    sparsity_warmup: Fraction = 0.2
+    """Fraction of the steps over which l1_weight and l0_weight rise linearly from 0."""
+    threshold_momentum: Fraction = 0.99
+    """BatchTopK: how slowly the inference threshold follows the smallest activation kept in a batch."""
+    bf16: bool = False
+    """Run the encoder product in bfloat16 (for GPUs); everything that is summed or stored stays float32."""
+    seed: int = 0
+    """Fixes initialisation and data order; the same seed on the same machine gives the same bits."""
+    log_every: Count = 50
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_every: Count = 500
+    """Steps between checkpoints, from which a stopped run resumes."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FitConfig:
+        if self.warmup + self.decay > 1:
+            raise ValueError(f"warmup: warmup {self.warmup} and decay {self.decay} together exceed the whole run")
+        return self
+
+
+class TrainConfig(FitConfig):
+    """Train a crosscoder on a subject: the model, its sites, the dictionary, and everything about the loop."""
+
+    subject: str
+    """The model: a name from the zoo, a local folder, or a hub id."""
+    out: Path
+    """The run folder. An unfinished run found there is resumed."""
+    sites: tuple[str, ...] = ()
+    """Hook names or globs such as 'blocks.*.hook_resid_pre'. Default: the 4 sites of every block and the last output."""
+    data: Path | None = None
+    """Texts to train on: a .txt or .jsonl file. Zoo models bring their own."""
+    features: Count = 1024
+    """Size of the dictionary."""
+    activation: Activation = "batchtopk"
+    """How features are selected."""
+    k: Count | None = 16
+    """TopK and BatchTopK: active features per token."""
+    bandwidth: Positive = 0.03
+    """JumpReLU: width of the window through which thresholds receive gradients."""
+    init: Initialisation = "tied"
+    """How weights start: decoder rows random and the encoder tied to them, both random, or decoder rows from data."""
+    decoder_norm: Positive = 0.1
+    """Norm of every decoder row over all sites at the start."""
+    buffer_tokens: Count = 65_536
+    """Tokens whose activations are held and shuffled at a time: the knob for memory."""
+    harvest_texts: Count = 64
+    """Texts per forward pass of the model."""
+    eval_texts: Count = 256
+    """Validation texts for the evaluation at the end."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:N."""
+
+    @model_validator(mode="after")
+    def _dictionary(self) -> TrainConfig:
+        if self.activation in ("topk", "batchtopk") and (self.k is None or self.k > self.features):
+            raise ValueError(f"k: cannot keep {self.k} of {self.features} features; give a k between 1 and features")
+        return self
