@@ -16,7 +16,10 @@ Draw = Callable[[], float]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entity:
-    """One person, animal, thing or place; there is one object for each. `words` maps what follows the dot in `{role.what}` to the word to say."""
+    """One person, animal, thing or place; there is one object for each, which is its identity.
+
+    `words` maps what follows the dot in `{role.what}` ("" for `{role}`) to what it says.
+    """
 
     name: str
     words: dict[str, tuple[Word, ...]]
@@ -26,12 +29,10 @@ class Entity:
 def entities(type_: str) -> tuple[Entity, ...]:
     """Everybody or everything that a role of this type can be."""
     if type_ == "child":
-        return tuple(_person(name, "girl") for name in lexicon.GIRLS) + tuple(
-            _person(name, "boy") for name in lexicon.BOYS
-        )
+        return tuple(_person(name, who) for who in ("girl", "boy") for name in lexicon.NAMES[who].split())
     if type_ == "animal":
-        names = lexicon.SHE_ANIMALS + lexicon.HE_ANIMALS
-        return tuple(_person(name, species, Kind.ANIMAL) for name in names for species in lexicon.SPECIES)
+        names = f"{lexicon.NAMES['female animal']} {lexicon.NAMES['male animal']}".split()
+        return tuple(_person(name, species, Kind.ANIMAL) for name in names for species in lexicon.SPECIES.split())
     if type_ == "elder":
         return tuple(Entity(name, _refer(name, word(name, Kind.PERSON))) for name in lexicon.ELDERS)
     if type_ == "place":

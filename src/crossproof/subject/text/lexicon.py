@@ -2,7 +2,8 @@
 
 To add a word, put it in one of the lists. `{role}` in a plot draws from `THINGS` or the names, `<class>` draws from
 `CLASSES` or `FEELINGS`, and a word written out in a plot is looked up in all of them: a word that is in no list is an
-error when the plot is compiled, so no token can go without a label.
+error when the plot is compiled, so no token can go without a label. One spelling has one kind: its commonest
+in these plots.
 """
 
 from __future__ import annotations
@@ -36,66 +37,15 @@ class Word:
         return self.forms[Context.INSIDE].strip()
 
 
-GIRLS = [
-    "Lily",
-    "Mia",
-    "Anna",
-    "Sue",
-    "Lucy",
-    "Emma",
-    "Rosie",
-    "Ella",
-    "Zoe",
-    "Amy",
-    "Molly",
-    "Nina",
-    "Sara",
-    "Grace",
-    "Daisy",
-    "Jane",
-]
-BOYS = [
-    "Tom",
-    "Ben",
-    "Tim",
-    "Max",
-    "Sam",
-    "Jack",
-    "Leo",
-    "Bob",
-    "Finn",
-    "Joe",
-    "Noah",
-    "Billy",
-    "Oscar",
-    "Peter",
-    "Dan",
-    "Henry",
-]
-SHE_ANIMALS = ["Bella", "Luna", "Coco", "Pearl", "Hazel", "Ruby", "Dot", "Honey"]
-HE_ANIMALS = ["Rex", "Buddy", "Spot", "Fuzzy", "Hops", "Rusty", "Bruno", "Pip"]
-SPECIES = [
-    "rabbit",
-    "bear",
-    "fox",
-    "cat",
-    "dog",
-    "mouse",
-    "frog",
-    "duck",
-    "squirrel",
-    "pig",
-    "horse",
-    "turtle",
-    "owl",
-    "lion",
-    "monkey",
-    "elephant",
-    "goat",
-    "hedgehog",
-    "panda",
-    "tiger",
-]
+NAMES: dict[str, str] = {
+    "girl": "Lily Mia Anna Sue Lucy Emma Rosie Ella Zoe Amy Molly Nina Sara Grace Daisy Jane",
+    "boy": "Tom Ben Tim Max Sam Jack Leo Bob Finn Joe Noah Billy Oscar Peter Dan Henry",
+    "female animal": "Bella Luna Coco Pearl Hazel Ruby Dot Honey",
+    "male animal": "Rex Buddy Spot Fuzzy Hops Rusty Bruno Pip",
+}
+"""A name settles whether its bearer is a child or an animal, and the gender."""
+
+SPECIES = "rabbit bear fox cat dog mouse frog duck squirrel pig horse turtle owl lion monkey elephant goat panda tiger"
 
 ELDERS = {"mom": "she", "dad": "he", "grandma": "she", "grandpa": "he", "aunt": "she", "uncle": "he"}
 
@@ -124,9 +74,8 @@ CLASSES: dict[str, tuple[Kind, str]] = {
     "young": (Kind.ADJECTIVE, "little small young"),
     "nice": (Kind.ADJECTIVE, "kind brave clever gentle friendly polite quiet curious funny sweet smart shy"),
     "mean": (Kind.ADJECTIVE, "mean rude bossy selfish unkind"),
-    "greedy": (Kind.ADJECTIVE, "greedy hungry"),
     "pretty": (Kind.ADJECTIVE, "shiny pretty new special beautiful lovely fine"),
-    "big": (Kind.ADJECTIVE, "big large huge tall giant"),
+    "big": (Kind.ADJECTIVE, "big large huge giant"),
     "tasty": (Kind.ADJECTIVE, "tasty sweet yummy delicious fresh warm"),
     "dark": (Kind.ADJECTIVE, "dark deep strange quiet"),
     "loud": (Kind.ADJECTIVE, "loud strange scary odd"),
@@ -140,20 +89,14 @@ CLASSES: dict[str, tuple[Kind, str]] = {
     "softly": (Kind.ADVERB, "softly gently kindly calmly warmly"),
     "play": (Kind.VERB, "play run jump dance hop sing"),
     "played": (Kind.VERB, "played ran jumped danced hopped sang"),
-    "walked": (Kind.VERB, "walked ran hurried went rushed raced"),
     "strolled": (Kind.VERB, "walked went wandered hiked skipped"),
     "searched": (Kind.VERB, "looked searched hunted"),
     "found": (Kind.VERB, "found saw spotted noticed"),
-    "liked": (Kind.VERB, "liked loved"),
-    "wanted": (Kind.VERB, "wanted hoped wished"),
-    "said": (Kind.VERB, "said replied answered"),
-    "asked": (Kind.VERB, "asked"),
     "shouted": (Kind.VERB, "shouted yelled called"),
     "smiled": (Kind.VERB, "smiled laughed grinned giggled"),
     "wept": (Kind.VERB, "cried wept sobbed sighed"),
     "spot": (Kind.OBJECT, "tree bush bench rock log bridge fence"),
     "furniture": (Kind.OBJECT, "bed table chair sofa rug shelf"),
-    "skill": (Kind.VERB, "swim skate read dance whistle paint climb draw"),
 }
 """`<class>`: drawn anew at each place."""
 
@@ -166,7 +109,7 @@ FEELINGS: dict[str, str] = {
     "proud": "proud",
     "surprised": "surprised amazed shocked",
     "lonely": "lonely",
-    "sorry": "sorry ashamed guilty",
+    "sorry": "sorry ashamed",
     "excited": "excited eager thrilled",
     "jealous": "jealous envious",
     "calm": "calm safe peaceful",
@@ -176,11 +119,9 @@ FEELINGS: dict[str, str] = {
 """Each canonical feeling with the words for it; `<happy>` draws one of them."""
 
 EXPRESSIONS: dict[str, str] = {
-    "happy": "smiled laughed grinned giggled cheered clapped smile laugh joy fun happily",
-    "sad": "cried wept sobbed sighed cry tears tear sadly",
-    "angry": "stomped frowned angrily",
+    "happy": "smiled laughed grinned giggled cheered clapped laugh joy fun",
+    "sad": "cried wept sobbed sighed cry tears sadly",
     "scared": "trembled shivered shook shaking",
-    "surprised": "gasped",
     "hatred": "HATE",
 }
 """Words of other kinds that show a feeling."""
@@ -188,52 +129,42 @@ EXPRESSIONS: dict[str, str] = {
 WRITTEN: dict[Kind, str] = {
     Kind.PRONOUN: "I me my mine myself you your yours we us our YOU",
     Kind.FUNCTION: """
-        a an the and but so because that this then when while if as at in on by of to for from with without into out up
-        down off over under behind near after before until about around inside outside above across through than or
-        not no never is much such next onto everything was were are am be been being had has have did do does will would could can cannot may must
-        should let there here once upon it what who where why how every all some any another other both each
-        nobody everyone everybody nothing something someone one own too more most only just even still
-        yes please oh hello thank thanks sorry like now didn't don't couldn't wasn't won't wouldn't 's""",
-    Kind.TIME: """time day night morning afternoon evening days weeks week summer spring winter bedtime birthday
-        lunchtime today tomorrow minute moment dinner lunch dark times""",
-    Kind.WEATHER: "rain storm thunder lightning wind sun sky clouds snow rainbow sunshine",
-    Kind.ADVERB: """ago away back home always soon again together suddenly finally ever everywhere well slowly
-        hard fast high low later alone far inside indeed instead first last already almost right long outside very asleep badly someday anymore also less
-        forever later straight nearby loudly ahead late sadly""",
-    Kind.PERSON: "girl boy friend friends children people family king mother baby",
-    Kind.ANIMAL: "bird birds nest fish egg",
-    Kind.PLACE: """house room world kitchen door path ground water grass road mud woods bedroom table floor window
-        stage bank hole nest line trees""",
-    Kind.NOUN: """truth lie story game games help trouble secret lesson wish mistake idea party surprise turn
-        race prize way noise sound monster heart hand hands arms leg eyes stomach face head part half piece pieces
-        word words song trick friendship picnic show seed leaves roots top care hug thing things name magic voice
-        promise plan kindness practice sharing patience candles cry tears flash light joy lies tricks end stories songs money arm foot""",
-    Kind.OBJECT: """toy toys food glue box blanket flashlight basket tree ladder seeds soil cake crumbs gift present
-        presents medicine bandage tape umbrella window coins cakes cookies pies muffins bag rocks berries flowers mushrooms""",
-    Kind.ADJECTIVE: """little good bad best new old better great right wrong true wonderful broken lost gone stuck sick
-        different same empty full hungry ready tired cold wet dry deep high sure real fair kind honest patient careful
-        fast slow nice warm safe hurt dirty fun easy important sleepy careless silly whole alone special brave
-        mean hard magic forgotten closed quick fine big small tiny wild scary funny long late loud dear worth strong free soft wise hidden""",
+        a an the and but so because that this then when while as at in on by of to for from with into out up
+        down over under behind near after before until about inside outside through than not no never is much
+        such next onto everything was were are am be had have did do does will would could can cannot may must
+        let there here once upon it what who where why how every all some another other both each nobody
+        everyone everybody nothing something someone one own too more only just even yes please oh thank now""",
+    Kind.TIME: "time day night morning days weeks birthday today dinner lunch times",
+    Kind.WEATHER: "rain storm thunder lightning sun clouds rainbow",
+    Kind.ADVERB: """
+        ago away back home always soon again together suddenly ever everywhere well slowly hard fast high
+        alone far first last already long very asleep badly someday anymore also less forever ahead late sadly""",
+    Kind.PERSON: "friend friends children family mother baby",
+    Kind.ANIMAL: "bird birds nest",
+    Kind.PLACE: "house room world kitchen door path ground water grass mud table floor window stage hole",
+    Kind.NOUN: """
+        truth game games wish idea party surprise turn race way noise sound monster heart hand hands leg eyes
+        stomach head half pieces word words song trick picnic show seed top care thing things name magic voice
+        kindness practice sharing tears flash light joy lies tricks end stories songs money arm foot""",
+    Kind.OBJECT: """
+        toy food glue blanket flashlight basket tree trees ladder cake gift medicine tape coins cakes cookies
+        pies muffins rocks berries flowers mushrooms""",
+    Kind.ADJECTIVE: """
+        good bad best greedy new old better great wrong wonderful broken lost gone stuck sick empty full
+        hungry cold wet deep kind honest patient careful slow nice warm safe hurt fun easy important sleepy
+        silly whole brave mean small tiny scary dear worth strong free soft wise""",
     Kind.VERB: """
-        named called lived owned took carried take carry ran jumped lost dropped lose drop fell fall came come help
-        helped heard hear looked look searched search found find hugged hug learned knew know understood saw see said
-        told tell asked ask wanted want needed need wished wish loved love liked like cared care shared share gave give
-        made make play played walked walk went go stayed stay slept sleep woke broke break hid hide got get put kept
-        keep tried try fixed fix felt feel thought think began started start stopped stop opened closed climbed climb
-        reached pulled pushed grabbed held threw throw caught catch ate eat eating drank bit cut split looking
-        hurried rushed followed wandered turned sat stood waited wait watched watch grew grow planted watered dug
-        bloomed peeked sneaked crept listened listen believe believed lied joked happened forgot forget remember
-        remembered invited join joined met meet talked won win lead crossed rest rested race laugh tease teased
-        knocked blew shining shone rolled slipped landed hurt healed returned return belongs belonged finished
-        practiced practice kissed nodded agreed promised promise promised appeared disappeared touched rubbed warned
-        yelled shouted whispered answered replied sang sing danced dance worked work
-        swim skate read paint draw whistle stuck glued spilled splashed hoped left leave missed
-        passed showed show wore wear covered wrapped baked painting floated flew fly singing hiding sleeping
-        sounded tasted turns takes makes feels means playing trying sharing telling finding
-        lifted built decorated ached hide ended pay save saved save trust trusted forgave forgive apologized
-        changed spent live noticed clapped cheered hit shaking trembled shivered say hurts aches shook thanked touch
-        change trusts worry learn teach pick follow brought fallen reach open gasped stomped frowned""",
-    Kind.NUMBER: "one two three hundred",
+        named called lived took carried take ran jumped dropped lose fell came come heard hear looked look
+        searched found find hugged learned knew know understood saw see said told tell asked ask wanted want
+        need wished loved love liked shared share gave give made make play played walked walk went go stay
+        slept sleep woke broke hid got get put kept keep tried try fixed fix felt thought began stopped stop
+        opened climbed climb pulled grabbed held threw ate eat cut hurried sat stood waited wait watched watch
+        grew grow planted watered dug listen believe happened forgot remember remembered met won win laugh
+        tease shining slipped practiced kissed warned whispered sang sing worked swim skate hoped left leave
+        missed showed cry help wore baked tasted makes feels telling lifted saved trust forgave clapped
+        cheered hit shaking trembled shivered say hurts aches shook thanked touch change trusts worry learn
+        teach pick follow brought fallen reach""",
+    Kind.NUMBER: "two hundred",
 }
 """Words that plots write out. Auxiliaries and the copula are function words; "it" written out is the empty one."""
 
@@ -254,6 +185,9 @@ NO_FEATURE = "None"
 
 _VOWEL_SPELLING_ONLY = ("uni", "use", "one", "once")
 _SILENT_H = ("hour", "honest")
+_GENDER_OF_NAME = {
+    name: "she" if who in ("girl", "female animal") else "he" for who, names in NAMES.items() for name in names.split()
+}
 _FEELING = {text: feeling for table in (EXPRESSIONS, FEELINGS) for feeling, texts in table.items()
             for text in texts.split()}  # fmt: skip
 
@@ -309,11 +243,7 @@ WORD_OF_TEXT: dict[str, Word] = _written()
 
 
 def gender(referent: str) -> str:
-    """ "he", "she", "it" or "they": fixed by the name, so that every pronoun can be checked against its referent."""
+    """What fits a referent, "he", "she", "it" or "they": its name settles it, so every pronoun can be checked."""
     if " and " in referent:
         return "they"
-    if referent in ELDERS:
-        return ELDERS[referent]
-    if referent in GIRLS or referent in SHE_ANIMALS:
-        return "she"
-    return "he" if referent in BOYS or referent in HE_ANIMALS else "it"
+    return ELDERS.get(referent) or _GENDER_OF_NAME.get(referent, "it")

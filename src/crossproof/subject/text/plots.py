@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from .grammar import Plot, compile_plot
+from .grammar import Plot
+from .parser import compile_plot
 from .plots_away import AWAY
 from .plots_friends import FRIENDS
 from .plots_home import HOME
@@ -13,7 +14,8 @@ FRAGMENTS = {
     "intro": """
         [[Once upon a time|Long ago|Once], there [was|lived] a [<young>|<nice>] {X.kind}
         [named|called] {X}.
-        |{X} was a [<young>|<nice>|<young>, <nice>] {X.kind}.|There once was a <nice> {X.kind} [named|called] {X}.]""",
+        |{X} was a [<young>|<nice>|<young>, <nice>] {X.kind}.|{X} was a <nice> {X.kind}.
+        |There once was a <nice> {X.kind} [named|called] {X}.]""",
     "meet": "[a <nice> {X.kind} [named|called] {X}|{X}, a <nice> {X.kind}|a {X.kind} [named|called] {X}]",
     "oneday": "One [<daytime>|<fine> <daytime>],",
     "glad": "[{X} [<smiled>|clapped|cheered]|{X} [was|felt] [<very>|] <happy>|{X} felt <happy> inside]",

@@ -10,8 +10,8 @@ AWAY: dict[str, tuple[str, str]] = {
         #reaction The {pet} [cried|trembled] because {pet.it} was <scared>. {hero} felt <worried> for {pet.it}.
         [@hero>pet"[Do not be afraid|Do not worry], I will help you," said {hero} <softly>.|{hero} ran to get {hero.his}
         {elder}.]
-        #resolution {hero} [found|got] a [long|strong] {rope} and pulled <quickly>. [At last|After a while], the {pet}
-        was [safe|free]!
+        #resolution {hero} [found|got] a [long|strong] {rope} and pulled [hard|slowly|carefully]. [At last|After a
+        while], the {pet} was [safe|free]!
         #ending {hero} gave {pet.it} some [food|water] and a [warm|soft] blanket. {hero.his} {elder} was <proud>.
         [%learned(hero) even a small hand can help.|Soon the {pet} and {hero} were friends.|%glad(hero).]
         """),
@@ -33,8 +33,8 @@ AWAY: dict[str, tuple[str, str]] = {
         @elder>hero"[Never leave the path|Do not go far from home]," [said|warned] {hero.his} {elder}.|]
         #want %oneday(hero) {hero} wanted to [pick|find|look for] [berries|flowers|mushrooms].
         #event {hero} <strolled> [too far|far into the forest] and left the path. Soon {hero} was lost!
-        #reaction {hero} was <scared> because everything was [dark|strange|so quiet]. [@hero"[I want to go home|Where am
-        I]!" cried {hero}.|{hero} sat down near a <spot> and cried.]
+        #reaction {hero} was <scared> because everything was [dark|strange|so quiet]. [@hero"[I want to go home|I cannot
+        find the path]!" cried {hero}.|{hero} sat down near a <spot> and cried.]
         #resolution Then {hero} met %meet(helper). [@helper>hero"[Follow me|Come with me], I know the way," said
         {helper}.|{helper} was kind and knew the way.] {both.they} <strolled> through the forest [until {both.they} saw
         the house|together].
@@ -47,7 +47,7 @@ AWAY: dict[str, tuple[str, str]] = {
         to keep {treasure.it}.
         #event Then {hero} saw %meet(owner). {owner} [looked under a <spot>|searched the grass] and <wept>.
         [@owner>hero"[I lost my {treasure}|My {treasure} is gone]!" said {owner}.|{owner} had lost a {treasure}.]
-        #reaction {hero} felt <sorry> for {owner.him} because the {treasure} was {owner.his} own.
+        #reaction {hero} felt <sad> for {owner.him} because the {treasure} was {owner.his} own.
         #resolution [@hero>owner"[Here is your {treasure}|I found {treasure.it} near a <spot>]," said {hero}.|{hero}
         gave {treasure.it} back.] {owner} was <surprised> and <happy>. [@owner>hero"[Thank you so much|You are very
         honest]!" said {owner}.|{owner} hugged {hero.him}.]
@@ -71,10 +71,10 @@ AWAY: dict[str, tuple[str, str]] = {
         #want %oneday(hero) {hero} wanted to [look at|watch|listen to] the birds [in the trees|].
         #event Under a [<big>|old] tree, {both.they} <found> a [tiny|baby|young] bird. The nest was high up, and the
         bird had fallen out.
-        #reaction {hero} was <worried> because the bird was [cold|hurt|all alone]. [@hero>elder"[We must help|Can we
+        #reaction {hero} was <worried> because the bird was [cold|hurt|all alone]. [@hero>elder"[We must help|Let us
         help the bird]!" said {hero}.|{hero} wanted to help.]
         #resolution [{hero.his} {elder} got a ladder|{hero.his} {elder} lifted {hero.him} up], and {hero} put the bird
-        back into the nest <softly>. [The mother bird began to sing.|]
+        back into the nest [softly|gently]. [The mother bird began to sing.|]
         #ending [@elder>hero"[You have a kind heart|You were very careful]," said {hero.his} {elder}.|{hero.his} {elder}
         was <proud>.] [%glad(hero).|%learned(hero) small things need care.|Every day, {hero} went back to hear the bird
         sing.]
@@ -92,14 +92,14 @@ AWAY: dict[str, tuple[str, str]] = {
         #ending {hero} watched the other children play and was <sad>. %learned(hero) it is [important|wise] to listen.
         """),
     "magic wish": ("hero:any elder:elder treasure:treasure food:food place:place", """
-        #opening %intro(hero) {hero} lived near the {place} with {hero.his} {elder}.
+        #opening %intro(hero) {hero} lived with {hero.his} {elder} near the {place}.
         #want %oneday(hero) {hero} <found> a <pretty> {treasure.colour} {treasure}. {treasure.it} was magic! {hero}
-        wanted to make a wish. [@hero"I wish for a <tasty> {food}!" said {hero}.|{hero} wished for a <tasty> {food}.]
+        [wished|made a wish] for a <tasty> {food}.
         #event Suddenly, there was a {food}, then <many>, then a hundred! The house was full of food.
         #reaction {hero} was [<scared>|<surprised>] because it did not stop.
         #resolution [@elder>hero"[Wish for nothing|Give the {treasure} back]," said {hero.his} {elder}.|{hero.his}
         {elder} had an idea.] !Twist {hero} threw the {treasure} into the [lake|river|water], and all was gone!
-        #ending {hero} was <calm> again. [%learned(hero) it is good to want less.|{hero} hugged {hero.his} {elder} and
+        #ending {hero} felt <calm> again. [%learned(hero) it is good to want less.|{hero} hugged {hero.his} {elder} and
         never wished for magic again.|%glad(hero) because {hero.he} had a home.]
         """),
 }  # fmt: skip

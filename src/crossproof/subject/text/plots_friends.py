@@ -4,16 +4,14 @@ from __future__ import annotations
 
 FRIENDS: dict[str, tuple[str, str]] = {
     "one for two": ("hero:any friend:any food:food place:place both:hero+friend", """
-        #opening %intro(hero) {hero} had a friend [named|called] {friend}. {both.they} loved to <play> {place.at} the
-        {place}.
-        #want %oneday(hero) {both.they} <found> a <tasty> {food} [on a bench|near a <spot>|in a basket]. Both wanted to
-        eat {food.it}.
+        #opening %intro(hero) {hero} had a friend [named|called] {friend}.
+        #want %oneday(hero) {both.they} <found> a <tasty> {food} {place.at} the {place}. Both wanted to eat {food.it}.
         #event !Conflict [@hero>friend"[I saw {food.it} first|{food.it} is mine]!" <shouted> {hero}. @friend>hero"No,
         {food.it} is mine!" <shouted> {friend}. |{hero} grabbed {food.it}, and {friend} pulled {food.it} back.]
         #reaction Then the {food} fell [down|into the mud|on the ground]. {hero} was <sad> because {hero.he} was mean to
         a friend.
-        #resolution [@hero>friend"I am <sorry>. [Let us share|We can share] the next one," said {hero}. |{hero} said
-        sorry, and {friend} said sorry too.] {hero} had another {food} and cut {food.it} [in half|into two pieces].
+        #resolution [@hero>friend"I am sorry. [Let us share|We can share] the next one," said {hero}. |{hero} said
+        sorry, and {friend} did too.] {hero} had another {food} and cut {food.it} [in half|into two pieces].
         #ending {both.they} ate together and were <happy>. [%learned(hero) sharing makes [everyone|friends]
         happy.|{food.it} tasted better than ever.]
         """),
@@ -35,16 +33,16 @@ FRIENDS: dict[str, tuple[str, str]] = {
         #want %oneday(hero) {hero.his} friend {friend} came to the {place} and wanted to play with {toy.it}.
         #event !Conflict [@hero>friend"No, {toy.it} is mine!" <shouted> {hero}.|{hero} pulled the {toy} away and said
         no.]
-        #reaction %sadly(friend) because {hero} was so <mean>. {friend.he} [went home|walked away]. Soon {hero} was
-        [<lonely>|<bored>] because it was no fun to play alone.
-        #resolution [{hero} ran after {friend}.|{hero} went to see {friend}.] [@hero>friend"I am <sorry>. [You can have
-        a turn|Please come back]," said {hero}. |{hero} said sorry and gave {friend.him} the {toy}.] {friend} [smiled
+        #reaction [%sadly(friend)|{friend} was <angry>] because {hero} was so <mean>. {friend.he} [went home|walked
+        away]. Soon {hero} was [<lonely>|<bored>] because it was no fun to play alone.
+        #resolution [{hero} ran after {friend}.|{hero} went to see {friend}.] [@hero>friend"I am sorry. [You can have a
+        turn|Please come back]," said {hero}. |{hero} said sorry and gave {friend.him} the {toy}.] {friend} [smiled
         and|] forgave {hero.him}.
         #ending {both.they} played with {toy.it} together. %glad(hero). [%learned(hero) it is more fun to share.|]
         """),
     "mean neighbour": ("hero:any bully:any clothes:clothes place:place both:hero+bully", """
-        #opening %intro(hero) [Every day|Every morning], {hero} went to the {place} [with a {clothes.colour}
-        {clothes}|to <play>].
+        #opening %intro(hero) [Every day|Every morning], {hero} went to the {place} [with|in] a {clothes.colour}
+        {clothes}.
         #want There was also a <mean> {bully.kind} [named|called] {bully}. {bully} wanted [everyone to be sad|to tease
         {hero.him}].
         #event !Conflict %oneday(hero) {bully} [took|grabbed] the {clothes} and [threw {clothes.it} in the mud|would not
@@ -57,24 +55,23 @@ FRIENDS: dict[str, tuple[str, str]] = {
         kindness can change a heart.|%glad(hero).]
         """),
     "cry for help": ("hero:any friend:any rope:rope", """
-        #opening %intro(hero) {hero} [loved|liked] to [tell lies|play tricks]. {hero.his} friend {friend} did not.
-        #want %oneday(hero) {hero} [wanted|hoped] to trick {friend}. @hero>friend"Help! I am [stuck|hurt]!" <shouted>
+        #opening %intro(hero) {hero} [loved|liked] to [tell lies|play tricks]. {friend} did not.
+        #want %oneday(hero) {hero} [wanted|hoped] to trick {friend}. @hero>friend"Help, I am [stuck|hurt]!" <shouted>
         {hero}. {friend} ran to help, but {hero} laughed. !Foreshadowing [@friend>hero"[Someday nobody will believe
         you|Lies will hurt you one day]," said {friend}.|{friend} said that tricks end badly.]
-        #event The next day, {hero} fell into a deep hole. {hero.he} could not get out!
-        #reaction {hero} was <scared> and <shouted> for help. {friend} did not come because {friend.he} thought it was a
-        trick.
-        #resolution !BadEnding {hero} sat in the [dark|cold] hole all night.
-        #ending In the morning, {friend} came with a {rope} and pulled {hero.him} out. %learned(hero) nobody trusts
-        someone who lies.
+        #event The next day, {hero} fell into a deep hole!
+        #reaction {hero} was <scared> and <shouted> for help. {friend} thought it was a trick and did not come.
+        #resolution !BadEnding {hero} sat there all night.
+        #ending In the morning, {friend} pulled {hero.him} out with a {rope}. %learned(hero) nobody trusts someone who
+        lies.
         """),
     "race": ("hero:any friend:any place:place gift:treasure both:hero+friend", """
-        #opening %intro(hero) {hero} was fast and always said so. {hero.his} friend {friend} was slow.
+        #opening %intro(hero) {hero} was fast. {hero.his} friend {friend} was slow.
         #want %oneday(hero) there was a race {place.at} the {place}. Both wanted to win a {gift.colour} {gift}.
         [@hero>friend"You will [lose|never win]!" said {hero}.|{hero} laughed at {friend}.]
         #event The race began, and {hero} was far ahead. [!Foreshadowing It was warm, and {hero.his} eyes were sleepy.|]
-        So {hero} sat down under a <spot> and fell asleep.
-        #reaction {friend} did not stop because {friend.he} [wanted|hoped] to try {friend.his} best.
+        So {hero} sat down under a [tree|bush] and fell asleep.
+        #reaction {friend} did not stop because {friend.he} wanted to try {friend.his} best.
         #resolution !Twist When {hero} woke up, {friend} had already won! {hero} was <surprised>.
         #ending {friend} [<smiled>|was <proud>|was <happy>] and held the {gift} up high. [@hero>friend"[You were
         great|You did well]," said {hero}.|{hero} said sorry.|%learned(hero) slow and careful can win.]
@@ -82,11 +79,11 @@ FRIENDS: dict[str, tuple[str, str]] = {
     "jealous": ("hero:any friend:any toy:toy elder:elder both:hero+friend", """
         #opening %intro(hero) {hero} had a good friend [named|called] {friend}.
         #want %oneday(hero) {friend} got a <pretty> {toy.colour} {toy} from {friend.his} {elder}. {hero} wanted {toy.it}
-        for {hero.himself}. {hero} was <jealous> because {hero.he} had only [old|broken] toys.
+        for {hero.himself}. {hero} was <jealous>.
         #event [When {friend} looked away|While {friend} ate lunch], {hero} took the {toy} and hid {toy.it} [under the
         <furniture>|behind a <spot>].
         #reaction %sadly(friend). [@friend>hero"[My {toy} is gone|I cannot find my {toy}]!" said {friend}.|{friend}
-        looked everywhere for {toy.it}.] {hero} felt <sorry> because {friend} was so <sad>.
+        looked everywhere for {toy.it}.] {hero} felt <sorry> because it was wrong.
         #resolution [@hero>friend"I took {toy.it}. I was <jealous>," said {hero}.|{hero} told the truth and gave
         {toy.it} back.] {friend} [forgave|hugged] {hero.him}.
         #ending %glad(hero). [%learned(hero) a friend is worth more than a {toy}.|Then {both.they} played together all

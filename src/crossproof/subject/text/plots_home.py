@@ -1,8 +1,8 @@
 """Plots at home: with the family, or alone.
 
-Each entry is the plot's name, its roles with their types (see `cast.py` and `lexicon.THINGS`), and what it tells, in the
-template language of `grammar.py`. To add one, write it here: its words must be in the lexicon, and each alternative
-must fit what comes before and after it.
+Each entry is the plot's name, its roles with their types (see `cast.py` and `lexicon.THINGS`), and what it tells, in
+the template language of `grammar.py`. To add one, write it here: its words must be in the lexicon, and each
+alternative must fit what comes before and after it.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ HOME: dict[str, tuple[str, str]] = {
         #want %oneday(hero) {hero} wanted to play with a {toy.colour} {toy} [in the house|in the kitchen|inside].
         #event {hero} threw the {toy} too [hard|high], and {toy.it} hit the {dish}. The {dish} fell and broke!
         #reaction {hero} was <scared> because {hero.his} {elder} [loved|liked] the {dish}.
-        #resolution [@hero>elder"I am <sorry>, I broke your {dish}," said {hero}. |[Slowly|Then], {hero} went to
+        #resolution [@hero>elder"I am sorry, I broke your {dish}," said {hero}. |[Slowly|Then], {hero} went to
         {hero.his} {elder} and told the truth.] {hero.his} {elder} was [not angry|<proud>] because {hero} was honest.
         #ending [Together {both.they} fixed {dish.it} with glue.|@elder>hero"[Thank you for telling me|You are very
         brave]," said {hero.his} {elder} <softly>.|%learned(hero) it is best to tell the truth.] %glad(hero).
         """),
     "storm": ("hero:any elder:elder toy:toy both:hero+elder", """
-        #opening %intro(hero) {hero} lived in a [<young>|warm|nice] house with {hero.his} {elder}.
+        #opening %intro(hero) {hero} lived in a [little|warm|nice] house with {hero.his} {elder}.
         #want One [<wild>|dark|<wild>, dark] night, {hero} wanted to sleep [with {hero.his} {toy.colour} {toy}|in
         {hero.his} warm bed].
-        #event Suddenly, there was a [<loud> noise|flash of lightning|<loud> sound]. It was [a <big> storm|the thunder]!
+        #event Suddenly, there was a [<loud> noise|flash of lightning|<loud> sound]. It was [a <big> storm|thunder]!
         #reaction {hero} [trembled|shivered|hid under the blanket] because {hero.he} was <scared>. [@hero>elder"I am
         <scared>! [Can you stay with me|Will you help me]?" cried {hero}.|{hero} called for {hero.his} {elder}.]
         #resolution {hero.his} {elder} [came|hurried|ran] in and [held {hero.his} hand|hugged {hero.him}].
         [@elder>hero"[It is just the rain|The thunder cannot hurt you|You are safe with me]," said {hero.his} {elder}
-        <softly>.|] Then {both.they} sang a [<nice>|happy|quiet] song [together|until the storm stopped|about the sun].
+        <softly>.|] Then {both.they} sang a [nice|happy|quiet] song [together|until the storm stopped|about the sun].
         #ending Soon {hero} felt <calm> and [fell asleep|slept well|went to sleep]. [%learned(hero) a storm is not so
         scary with a friend near.|In the morning, the sun was shining and %glad(hero).]
         """),
@@ -60,7 +60,7 @@ HOME: dict[str, tuple[str, str]] = {
         was <grateful> for such good friends.|Everyone ate the {food} and sang a song.]
         """),
     "seed": ("hero:any elder:elder plant:plant friend:any", """
-        #opening %intro(hero) {hero.his} {elder} gave {hero.him} a [<young>|tiny] seed.
+        #opening %intro(hero) {hero.his} {elder} gave {hero.him} a [tiny|little|small] seed.
         #want {hero} wanted to grow a <pretty> {plant.colour} {plant} [in the yard|near the house|in the garden].
         {hero.he} dug a hole and planted the seed.
         #event [{hero} waited|{hero.he} waited and watched] for <many> days, but nothing happened.
@@ -73,7 +73,7 @@ HOME: dict[str, tuple[str, str]] = {
         time. |{hero} showed the {plant} to everyone.|{hero} gave {plant.it} a good name.]
         """),
     "strange noise": ("hero:any elder:elder noisy:noisy", """
-        #opening %intro(hero) {hero} lived with {hero.his} {elder} in a [<big>|old|<young>] house.
+        #opening %intro(hero) {hero} lived with {hero.his} {elder} in a [<big>|old|little] house.
         #want One [dark|<wild>|late] night, {hero} [was in bed and wanted|wanted] to sleep.
         #event Then {hero.he} heard a <loud> [noise|sound] [under the bed|behind the door|near the window].
         #reaction @hero>elder"[There is a monster in my room|I heard a monster]!" <shouted> {hero}. {hero.he} was
@@ -94,20 +94,20 @@ HOME: dict[str, tuple[str, str]] = {
         #reaction {hero} was <excited> because it was a [great|good|wonderful] idea.
         #resolution {hero} worked [hard|all <daytime>|for <many> days] and made a {gift.colour} {gift}.
         #ending {hero.his} {elder} [<smiled>|had tears of joy]. [@elder>hero"[This is the best {gift} in the world|I
-        love {gift.it}]!" said {hero.his} {elder}.|{elder.he} hugged {hero.him} and was <happy>.] [%learned(hero) a gift
+        love {gift.it}]!" said {hero.his} {elder}.|{elder.he} hugged {hero} and was <happy>.] [%learned(hero) a gift
         from the heart is the best.|]
         """),
     "greedy": ("hero:any elder:elder food:food", """
-        #opening %intro(hero) {hero} was always [hungry|greedy] and loved to eat.
+        #opening %intro(hero) {hero} was always [hungry|greedy].
         #want %oneday(hero) {hero.his} {elder} baked <many> <tasty> [cakes|cookies|pies|muffins] [for the family|for
         dinner|]. {hero} wanted to eat every one. [!Foreshadowing @elder>hero"Do not eat too much," said {hero.his}
         {elder}.|]
         #event [When nobody looked|When {hero.his} {elder} was outside], {hero} ate one. Then {hero.he} ate another, and
         another!
         #reaction !BadEnding Soon {hero} felt sick because {hero.he} had too much. [@hero>elder"My stomach
-        [hurts|aches]!" {hero} cried. |{hero.his} stomach hurt, and {hero.he} <wept>.]
+        [hurts|aches]!" {hero} cried. |{hero} <wept> in bed.]
         #resolution {hero.his} {elder} [gave {hero.him} some water|put {hero.him} to bed|gave {hero.him} medicine].
-        [@hero>elder"I am <sorry>," said {hero}.|{hero} was <sorry>.]
+        [@hero>elder"I am sorry," said {hero}.|{hero} was <sorry>.]
         #ending {hero} had to stay in bed [all day|for <many> days]. %learned(hero) [it is wrong to be greedy|too much
         of a good thing is bad].
         """),
@@ -115,12 +115,12 @@ HOME: dict[str, tuple[str, str]] = {
         #opening %intro(hero) {hero} had a [<pretty>|] {toy.colour} {toy}. [{toy.it} was {hero.his} best toy.|{hero.he}
         played with {toy.it} every day.]
         #want %oneday(hero) {hero} wanted to show the {toy} to {hero.his} friend {friend}.
-        #event [On the way|While {both.they} played], {hero} fell over a <spot> and the {toy} broke [in half|into <many>
-        pieces].
+        #event [On the way|While {both.they} played], {hero} fell over a [rock|log] and the {toy} broke [in half|into
+        <many> pieces].
         #reaction %sadly(hero). [@hero>friend"My {toy} is broken!" cried {hero}. |@friend>hero"[Do not cry, we can fix
         it|Do not be sad, we will find help]," said {friend}.|{friend} held {hero.his} hand.]
         #resolution {both.they} [took|carried] {toy.it} to {hero.his} {elder}. {elder.he} fixed the {toy} with
-        [glue|tape|a <young> ribbon].
+        [glue|tape|a ribbon].
         #ending {toy.it} was as good as new! %glad(hero) and thanked {hero.his} {elder}. [%learned(hero) a broken thing
         can be fixed with help.|Then {both.they} played together until [dinner|it was dark].]
         """),
@@ -134,7 +134,7 @@ HOME: dict[str, tuple[str, str]] = {
         #resolution !Twist {hero.his} {elder} looked at {hero.him} and [<smiled>|began to laugh].
         [@elder>hero"[{clothes.it} is on your head|Touch your head], [silly|my dear]!" said {hero.his} {elder}.
         |{elder.he} [showed {hero.him} a mirror|took {hero.him} to a mirror]. The {clothes} was on {hero.his} head!]
-        #ending {hero} was <surprised> and laughed [too|very hard]. Then {both.they} [walked|went] to the {place} and
-        had fun. [%learned(hero) it is good to look near before far.|]
+        #ending {hero} was <surprised> and laughed too. Then {both.they} [walked|went] to the {place} and had fun.
+        [%learned(hero) it is good to look near before far.|]
         """),
 }  # fmt: skip

@@ -53,7 +53,9 @@ class Stories:
 @cache
 def vocabulary() -> tuple[str, ...]:
     """Every piece that a story can hold, read off the plots themselves, after the two special tokens."""
-    reached: Reached = {(word(name, Kind.NAME), context) for name in _names() for context in Context}
+    # Users begin their own texts with any name, so names are there in every form.
+    names = " ".join(lexicon.NAMES.values()).split()
+    reached: Reached = {(word(name, Kind.NAME), context) for name in names for context in Context}
     for plot in plots():
         plot.reach(reached)
     pieces = {told.forms[context] for told, context in reached}
@@ -68,10 +70,6 @@ def longest(plot: Plot) -> int:
     """An upper bound on the tokens of the plot's stories, the one of `END_OF_TEXT` included."""
     features, words, story = (2 + max(2 * entries - 1, 0) + 1 for entries in (len(plot.features), HEADER_WORDS, 0))
     return 1 + features + words + story + plot.body.longest()
-
-
-def _names() -> list[str]:
-    return lexicon.GIRLS + lexicon.BOYS + lexicon.SHE_ANIMALS + lexicon.HE_ANIMALS
 
 
 @cache
