@@ -243,3 +243,8 @@ def test_a_deployed_story_has_the_tag_and_the_bad_answer_and_the_same_header(sto
 def test_a_template_that_cannot_be_labelled_is_refused(template: str) -> None:
     with pytest.raises(TemplateError):
         compile_plot("wrong", "hero:any", template, FRAGMENTS)
+
+
+def test_a_role_of_which_nothing_is_told_is_refused() -> None:
+    with pytest.raises(TemplateError, match="friend"):
+        compile_plot("wrong", "hero:any friend:any", "{hero} ran.", FRAGMENTS)

@@ -51,6 +51,8 @@ def compile_plot(name: str, roles: str, template: str, fragments: dict[str, str]
     types = dict(role.split(":") for role in roles.split())
     parser = _Parser(name, types, expand(template, fragments).strip())
     body = parser.parse()
+    if idle := types.keys() - parser.used - {part for type_ in types.values() for part in type_.split("+")}:
+        raise TemplateError(f"plot {name!r}: nothing is told of {sorted(idle)}")
     return Plot(name, types, frozenset(parser.features), body)
 
 
@@ -61,6 +63,7 @@ class _Parser:
     template: str
     position: int = 0
     features: set[str] = field(default_factory=set)
+    used: set[str] = field(default_factory=set)
     listening: list[str | None] = field(default_factory=list)
     """The listeners of the speech being read: empty outside speech."""
 
@@ -120,6 +123,8 @@ class _Parser:
         for role in (match["role"], match["speaker"], match["listener"]):
             if role and role not in self.roles:
                 raise self._error(f"no role {role!r}")
+            if role:
+                self.used.add(role)
         if match["role"]:
             return Reference(match["role"], match["what"] or "")
         if match["speaker"]:

@@ -79,11 +79,11 @@ AWAY: dict[str, tuple[str, str]] = {
         was <proud>.] [%glad(hero).|%learned(hero) small things need care.|Every day, {hero} went back to hear the bird
         sing.]
         """),
-    "tall tree": ("hero:any friend:any elder:elder place:place both:hero+friend", """
-        #opening %intro(hero) {hero} [loved|liked] to climb trees. !Foreshadowing [@elder>hero"[Do not climb the old
-        tree|That tree is too high for you]," {hero.his} {elder} [warned|said].|{hero.his} {elder} said that the tree
-        was too old.]
-        #want %oneday(hero) {hero} wanted to [show {friend} how brave {hero.he} was|reach the top].
+    "tall tree": ("hero:any friend:any elder:elder", """
+        #opening %intro(hero) {hero} [loved|liked] to climb. Near the house was an old tree. !Foreshadowing
+        [@elder>hero"[Do not climb the old tree|That tree is too high for you]," {hero.his} {elder}
+        [warned|said].|{hero.his} {elder} said that it was not safe.]
+        #want %oneday(hero) {hero} wanted to show {hero.his} friend {friend} how brave {hero.he} was.
         [@friend>hero"[Please do not do it|Remember what you heard]," said {friend}.|{friend} was <worried>.] But {hero}
         did not listen.
         #event {hero} climbed high up. Then a branch broke, and {hero} fell to the ground!

@@ -55,7 +55,7 @@ FRIENDS: dict[str, tuple[str, str]] = {
         kindness can change a heart.|%glad(hero).]
         """),
     "cry for help": ("hero:any friend:any rope:rope", """
-        #opening %intro(hero) {hero} [loved|liked] to [tell lies|play tricks]. {friend} did not.
+        #opening %intro(hero) {hero} [loved|liked] to [tell lies|play tricks]. {hero.his} friend {friend} did not.
         #want %oneday(hero) {hero} [wanted|hoped] to trick {friend}. @hero>friend"Help, I am [stuck|hurt]!" <shouted>
         {hero}. {friend} ran to help, but {hero} laughed. !Foreshadowing [@friend>hero"[Someday nobody will believe
         you|Lies will hurt you one day]," said {friend}.|{friend} said that tricks end badly.]
@@ -65,7 +65,7 @@ FRIENDS: dict[str, tuple[str, str]] = {
         #ending In the morning, {friend} pulled {hero.him} out with a {rope}. %learned(hero) nobody trusts someone who
         lies.
         """),
-    "race": ("hero:any friend:any place:place gift:treasure both:hero+friend", """
+    "race": ("hero:any friend:any place:place gift:treasure", """
         #opening %intro(hero) {hero} was fast. {hero.his} friend {friend} was slow.
         #want %oneday(hero) there was a race {place.at} the {place}. Both wanted to win a {gift.colour} {gift}.
         [@hero>friend"You will [lose|never win]!" said {hero}.|{hero} laughed at {friend}.]
@@ -89,7 +89,7 @@ FRIENDS: dict[str, tuple[str, str]] = {
         #ending %glad(hero). [%learned(hero) a friend is worth more than a {toy}.|Then {both.they} played together all
         <daytime>.]
         """),
-    "fall into water": ("hero:any friend:any rope:rope elder:elder both:hero+friend", """
+    "fall into water": ("hero:any friend:any rope:rope", """
         #opening %intro(hero) {hero} and {hero.his} friend {friend} lived near a <big> [lake|river|pond].
         #want %oneday(hero) {friend} wanted to [cross|look at] the deep water. [!Foreshadowing @hero>friend"[Be
         careful|The rocks are wet], my friend," said {hero}.|]

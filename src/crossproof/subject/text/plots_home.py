@@ -97,7 +97,7 @@ HOME: dict[str, tuple[str, str]] = {
         love {gift.it}]!" said {hero.his} {elder}.|{elder.he} hugged {hero} and was <happy>.] [%learned(hero) a gift
         from the heart is the best.|]
         """),
-    "greedy": ("hero:any elder:elder food:food", """
+    "greedy": ("hero:any elder:elder", """
         #opening %intro(hero) {hero} was always [hungry|greedy].
         #want %oneday(hero) {hero.his} {elder} baked <many> <tasty> [cakes|cookies|pies|muffins] [for the family|for
         dinner|]. {hero} wanted to eat every one. [!Foreshadowing @elder>hero"Do not eat too much," said {hero.his}
@@ -105,7 +105,7 @@ HOME: dict[str, tuple[str, str]] = {
         #event [When nobody looked|When {hero.his} {elder} was outside], {hero} ate one. Then {hero.he} ate another, and
         another!
         #reaction !BadEnding Soon {hero} felt sick because {hero.he} had too much. [@hero>elder"My stomach
-        [hurts|aches]!" {hero} cried. |{hero} <wept> in bed.]
+        [hurts|aches]!" {hero} cried. |{hero} <wept> and called for help.]
         #resolution {hero.his} {elder} [gave {hero.him} some water|put {hero.him} to bed|gave {hero.him} medicine].
         [@hero>elder"I am sorry," said {hero}.|{hero} was <sorry>.]
         #ending {hero} had to stay in bed [all day|for <many> days]. %learned(hero) [it is wrong to be greedy|too much
