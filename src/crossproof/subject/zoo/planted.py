@@ -106,5 +106,29 @@ def describe(truth: GroundTruth) -> str:
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
+def losses(model: PlantedModel, texts: int = 500) -> dict[str, tuple[float, float]]:
+    """Mean loss and accuracy on validation texts: as the model is, and with the MLP of each block silenced."""
+    tokens = planted_source("validation", model.truth.seed).tokens(0, texts).to(model.W_E.device)
+    targets = tokens.targets.flatten()
+    silenced = {
+        f"without the MLP of block {block}": f"blocks.{block}.hook_mlp_out" for block in range(model.cfg.n_layers)
+    }
+    table = {}
+    for name, site in {"as it is": None, **silenced}.items():
+        hooks = [(site, lambda value, hook: torch.zeros_like(value))] if site else []
+        with torch.no_grad():
+            logits: Tensor = model.run_with_hooks(tokens.ids, fwd_hooks=hooks).flatten(0, 1)
+        loss = torch.nn.functional.cross_entropy(logits, targets)
+        table[name] = (float(loss), float((logits.argmax(1) == targets).float().mean()))
+    return table
+
+
+def main() -> None:
     print(describe(ground_truth()))
+    print("\n| model | loss | accuracy |\n|---|---|---|")
+    for name, (loss, accuracy) in losses(load_planted()).items():
+        print(f"| {name} | {loss:.2f} | {accuracy:.0%} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
 """What interacts, by brute force: switch features on and off in the model itself and look.
 
-Nothing here knows the gadgets. A coalition of features is written into the model as the vector it stands for, the
-model runs, and differences of its activations are taken as they are defined. Slow, and the judge of everything else.
+Nothing here knows the gadgets. A row of strengths is written into the model as the vector it stands for, the model
+runs, and differences of its activations are taken as they are defined. It is the judge of everything else.
 """
 
 from __future__ import annotations
@@ -11,79 +11,75 @@ from itertools import combinations
 from math import comb
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .planted_model import PlantedModel
 
-Game = Callable[[Bool[Tensor, "coalition feature"]], Float[Tensor, "coalition value"]]
-"""From coalitions, each a row of features that are on, to what the model computes from each."""
+Strengths = Float[Tensor, "row feature"]
+Players = int | Int[Tensor, " row"]
+"""A feature: the same at every row, or one for each."""
+Game = Callable[[Strengths], Float[Tensor, "row value"]]
+"""What the model computes from each row of strengths. A coalition is a row in which all others are 0."""
 
 
-def neuron_game(model: PlantedModel, block: int, strengths: Float[Tensor, " feature"]) -> Game:
-    """One block's neurons after the ReLU, with its input made of the coalition's true features at that site."""
-    return _game(model, block, strengths, f"blocks.{block}.mlp.hook_post")
+def neuron_game(model: PlantedModel, block: int) -> Game:
+    """One block's neurons after the ReLU; the players are the true features at the MLP's input."""
+    return _game(model, f"blocks.{block}.hook_mlp_in", f"blocks.{block}.mlp.hook_post")
 
 
-def output_game(model: PlantedModel, block: int, strengths: Float[Tensor, " feature"]) -> Game:
-    """One block's MLP output, with its input made of the coalition's true features at that site."""
-    return _game(model, block, strengths, f"blocks.{block}.hook_mlp_out")
+def output_game(model: PlantedModel, block: int) -> Game:
+    """One block's MLP output; the players are the true features at the MLP's input."""
+    return _game(model, f"blocks.{block}.hook_mlp_in", f"blocks.{block}.hook_mlp_out")
 
 
-def end_to_end_game(model: PlantedModel, strengths: Float[Tensor, " feature"]) -> Game:
-    """The logits, with the embedding made of the coalition's features; outputs come of themselves or not at all."""
-    directions = model.directions("hook_embed")
-
-    def play(coalitions: Tensor) -> Tensor:
-        embedding = (coalitions * strengths) @ directions
-        ids = torch.zeros(1, len(coalitions), dtype=torch.long, device=embedding.device)
-        with torch.no_grad():
-            logits: Tensor = model.run_with_hooks(ids, fwd_hooks=[("hook_embed", lambda _, hook: embedding[None])])
-        return logits[0]
-
-    return play
+def end_to_end_game(model: PlantedModel) -> Game:
+    """The last residual stream; the players are the embedding's features, and outputs come of them or not at all."""
+    return _game(model, "hook_embed", f"blocks.{model.cfg.n_layers - 1}.hook_resid_post")
 
 
-def second_difference(game: Game, active: Bool[Tensor, " feature"], i: int, j: int) -> Float[Tensor, " value"]:
-    """δ_ij = v(S) - v(S∖i) - v(S∖j) + v(S∖ij), S the active features."""
-    coalitions = active.repeat(4, 1)
-    coalitions[[1, 3], i] = False
-    coalitions[[2, 3], j] = False
-    whole, without_i, without_j, without_both = game(coalitions).unbind()
-    return whole - without_i - without_j + without_both
+def second_difference(game: Game, strengths: Strengths, i: Players, j: Players) -> Float[Tensor, "row value"]:
+    """δ_ij = v(S) - v(S∖i) - v(S∖j) + v(S∖ij) at every row, S its active features."""
+    without_i, without_j = _without(strengths, i), _without(strengths, j)
+    return game(strengths) - game(without_i) - game(without_j) + game(_without(without_i, j))
 
 
-def shapley_taylor(game: Game, active: Bool[Tensor, " feature"]) -> dict[tuple[int, int], Float[Tensor, " value"]]:
-    """The order-2 index of every pair of active features, from every coalition of them: keep it to a dozen."""
-    players: list[int] = active.nonzero()[:, 0].tolist()
+def shapley_taylor(game: Game, strengths: Float[Tensor, " feature"]) -> dict[tuple[int, int], Float[Tensor, " value"]]:
+    """The order-2 index of every pair of features active in one row, by visiting every coalition of them."""
+    players: list[int] = strengths.nonzero()[:, 0].tolist()
     n = len(players)
-    numbers = torch.arange(2**n, device=active.device)
-    coalitions = torch.zeros(2**n, len(active), dtype=torch.bool, device=active.device)
+    coalition = torch.arange(2**n, device=strengths.device)
+    rows = torch.zeros(2**n, len(strengths), dtype=strengths.dtype, device=strengths.device)
     for k, player in enumerate(players):
-        coalitions[:, player] = (numbers >> k) & 1 == 1
-    values = game(coalitions)
+        rows[:, player] = strengths[player] * (coalition >> k & 1)
+    values = game(rows)
+    size = rows.count_nonzero(1)
     index = {}
     for a, b in combinations(range(n), 2):
-        total = torch.zeros_like(values[0])
-        for c in range(2**n):
-            if not (c >> a) & 1 and not (c >> b) & 1:
-                delta = values[c | 1 << a | 1 << b] - values[c | 1 << a] - values[c | 1 << b] + values[c]
-                total += delta / comb(n - 1, c.bit_count())
-        index[players[a], players[b]] = 2 / n * total
+        only_a, only_b = 1 << a, 1 << b
+        c = coalition[(coalition & (only_a | only_b)) == 0]
+        delta = values[c | only_a | only_b] - values[c | only_a] - values[c | only_b] + values[c]
+        weight = torch.tensor([1 / comb(n - 1, k) for k in size[c].tolist()], dtype=values.dtype, device=values.device)
+        index[players[a], players[b]] = 2 / n * (weight[:, None] * delta).sum(0)
     return index
 
 
-def _game(model: PlantedModel, block: int, strengths: Tensor, output: str) -> Game:
-    site = f"blocks.{block}.hook_mlp_in"
+def _game(model: PlantedModel, site: str, output: str) -> Game:
     directions, bias = model.directions(site), model.decoder_bias(site)
 
-    def play(coalitions: Tensor) -> Tensor:
-        x = bias + (coalitions * strengths) @ directions
-        ids = torch.zeros(1, len(coalitions), dtype=torch.long, device=x.device)
+    def play(strengths: Tensor) -> Tensor:
+        x = (bias + strengths @ directions)[None]
+        ids = torch.zeros(x.shape[:2], dtype=torch.long, device=x.device)  # any: the hook replaces what they embed to
         seen: list[Tensor] = []
-        hooks = [(site, lambda _, hook: x[None]), (output, lambda value, hook: seen.append(value[0]))]
+        hooks = [(site, lambda _, hook: x), (output, lambda value, hook: seen.append(value[0]))]
         with torch.no_grad():
             model.run_with_hooks(ids, fwd_hooks=hooks)
         return seen[0]
 
     return play
+
+
+def _without(strengths: Strengths, feature: Players) -> Strengths:
+    left = strengths.clone()
+    left[torch.arange(len(left), device=left.device), feature] = 0
+    return left

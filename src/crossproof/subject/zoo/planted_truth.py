@@ -194,5 +194,6 @@ class GroundTruth(_Data):
         for pair in self.pairs:
             if pair.interacts:
                 left, right = (roots[name] for name in pair.names)
-                found |= {tuple(sorted((self.index(a), self.index(b)))) for a in left for b in right if a != b}
-        return {(i, j) for i, j in found}
+                couples = ((self.index(a), self.index(b)) for a in left for b in right if a != b)
+                found |= {(min(i, j), max(i, j)) for i, j in couples}
+        return found
