@@ -5,17 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Advance(Protocol):
     """Tells the bar that `amount` more units are done; `note` replaces the text at its end."""
 
-    def __call__(self, amount: float, note: str = "") -> None: ...
+    def __call__(self, amount: int, note: str = "") -> None: ...
 
 
 @contextmanager
-def progress(what: str, total: float, unit: str, done: float = 0) -> Iterator[Advance]:
+def progress(what: str, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
     """Show `what` advancing to `total` units (`tokens`, `steps`, …), with the rate and the time left, on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -36,9 +37,9 @@ def progress(what: str, total: float, unit: str, done: float = 0) -> Iterator[Ad
         disable=not sys.stderr.isatty(),
     )
     with bar:
-        task = bar.add_task(what, total=total, completed=int(done), note="")
+        task = bar.add_task(what, total=total, completed=done, note="")
 
-        def advance(amount: float, note: str = "") -> None:
+        def advance(amount: int, note: str = "") -> None:
             bar.update(task, advance=amount, **({"note": note} if note else {}))
 
         yield advance

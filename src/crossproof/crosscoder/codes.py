@@ -13,6 +13,7 @@ Only the encoder product x @ W_encᵀ has to be dense, because selection looks a
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,6 +22,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+
+# Torch says so once per process, of every sparse CSR tensor; the products used here are tested against dense ones.
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta", category=UserWarning)
 
 DENSE_ABOVE = 0.1
 """Above this fraction of non-zeros a dense product is faster (measured: benchmarks/training_step.py --crossover)."""

@@ -110,10 +110,10 @@ def fit(
     batches: Iterator[Float[Tensor, "row site width"]],
     config: FitConfig,
     out: Path,
-    terms: Sequence[Term] | None = None,
+    extra_terms: Sequence[Term] = (),
 ) -> Crosscoder:
     """Train `coder` in place for `config.steps` steps, resuming from the checkpoint in `out` if there is one."""
-    training = Training(coder, default_terms(coder, config) if terms is None else terms, config)
+    training = Training(coder, [*default_terms(coder, config), *extra_terms], config)
     if checkpoint.exists(out):
         data_position = checkpoint.restore(out, training)
         if data_position is not None and isinstance(batches, Resumable):

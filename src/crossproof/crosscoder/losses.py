@@ -10,7 +10,7 @@ library is to be read against that.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,7 @@ class Batch:
     """How far training is, from 0 to 1."""
 
 
+@runtime_checkable
 class Term(Protocol):
     """One weighted term of the objective; `name` is its column in metrics.jsonl."""
 

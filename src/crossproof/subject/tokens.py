@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int
@@ -45,6 +45,7 @@ class Tokens:
         return Tokens(self.ids.to(device), self.keep.to(device), self.targets.to(device))
 
 
+@runtime_checkable
 class TokenSource(Protocol):
     """An endless, addressable supply of texts: text i is the same whenever it is asked for.
 

@@ -1,0 +1,169 @@
+"""How good a crosscoder is: what it explains at every site, how sparsely, and what the model loses by it."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from crossproof.crosscoder.model import Crosscoder
+from crossproof.errors import CrossproofError, MismatchError
+from crossproof.progress import progress
+from crossproof.subject.subject import Subject
+from crossproof.subject.tokens import Tokens
+
+
+class SiteScore(BaseModel):
+    """One site's row of the table."""
+
+    model_config = ConfigDict(extra="forbid")
+    site: str
+    unexplained: float
+    """Squared error over variance, both summed over tokens and coordinates, in raw units."""
+    cosine: float
+    """Mean cosine between an activation and its reconstruction."""
+    loss_spliced: float
+    """The model's loss with this site replaced by its reconstruction."""
+    loss_mean: float
+    """The model's loss with this site replaced by its mean: nothing known about the token."""
+    loss_zero: float
+    """The model's loss with this site set to zero."""
+    loss_recovered: float
+    """(loss_mean − loss_spliced) / (loss_mean − loss of the model): 1 is as good as the model, 0 as the mean."""
+    decoder_share: float
+    """Mean over live features of ‖d_i‖ at this site over its sum over sites, in scaled units."""
+    decoder_cosine: float
+    """Mean over live features of the cosine between a feature's direction here and at the site where it is largest."""
+
+
+class Evaluation(BaseModel):
+    """`results.json` of a training run."""
+
+    model_config = ConfigDict(extra="forbid")
+    texts: int
+    tokens: int
+    loss: float
+    """The model's own loss on these texts."""
+    l0: float
+    dead: float
+    """Fraction of features that fire on none of these tokens."""
+    mean_unexplained: float
+    sites: list[SiteScore]
+
+
+def check_fits(subject: Subject, coder: Crosscoder) -> None:
+    """Refuse a crosscoder whose sites or width are not the subject's, saying which."""
+    missing = [site for site in coder.sites if site not in subject.sites]
+    if missing:
+        raise MismatchError(f"{subject.name} has no site {', '.join(missing)}, which this crosscoder reads")
+    for site in coder.sites:
+        if subject.width(site) != coder.config.width:
+            raise MismatchError(
+                f"{subject.name} has width {subject.width(site)} at {site}, but this crosscoder was made for width "
+                f"{coder.config.width}"
+            )
+
+
+@torch.no_grad()
+def evaluate(subject: Subject, coder: Crosscoder, tokens: Tokens, texts_per_pass: int = 64) -> Evaluation:
+    """Score `coder` on `tokens`, which it should not have been trained on."""
+    check_fits(subject, coder)
+    if tokens.n_kept == 0:
+        raise CrossproofError("no tokens: nothing to evaluate on")
+    n_sites = len(coder.sites)
+    batches = list(tokens.batches(texts_per_pass))
+    sums = _Sums(coder)
+    means: Tensor
+    passes = 1 + 3 * n_sites
+    with progress("evaluating", len(tokens) * passes, "texts") as bar:
+        for batch in batches:
+            sums.add(subject.harvest(batch, coder.sites))
+            bar(len(batch))
+        means = sums.mean()
+        clean = torch.zeros((), dtype=torch.float64)
+        spliced, mean, zero = (torch.zeros(n_sites, dtype=torch.float64) for _ in range(3))
+        scored = 0
+        for batch in batches:
+            weight = int((batch.targets >= 0).sum())
+            scored += weight
+            clean += weight * subject.loss(batch)
+            reconstruction = coder(subject.harvest(batch, coder.sites))
+            for v, site in enumerate(coder.sites):
+                at_mean = means[v].expand_as(reconstruction[:, v])
+                for losses, values in (
+                    (spliced, reconstruction[:, v]),
+                    (mean, at_mean),
+                    (zero, torch.zeros_like(at_mean)),
+                ):
+                    losses[v] += weight * subject.loss(batch, subject.splice(batch, {site: values}))
+                bar(3 * len(batch))
+    clean, spliced, mean, zero = (losses / scored for losses in (clean, spliced, mean, zero))
+    recovered = (mean - spliced) / (mean - clean)
+    unexplained, cosine = sums.unexplained(), sums.cosine()
+    share, direction = decoder_profile(coder, sums.fired > 0)
+    rows = zip(coder.sites, unexplained, cosine, spliced, mean, zero, recovered, share, direction, strict=True)
+    return Evaluation(
+        texts=len(tokens),
+        tokens=sums.tokens,
+        loss=float(clean),
+        l0=sums.active / sums.tokens,
+        dead=float((sums.fired == 0).double().mean()),
+        mean_unexplained=float(unexplained.mean()),
+        sites=[_score(site, *(float(number) for number in numbers)) for site, *numbers in rows],
+    )
+
+
+def _score(site: str, *numbers: float) -> SiteScore:
+    names = [name for name in SiteScore.model_fields if name != "site"]
+    return SiteScore(site=site, **dict(zip(names, numbers, strict=True)))
+
+
+def decoder_profile(
+    coder: Crosscoder, live: Tensor
+) -> tuple[Float[Tensor, "site"], Float[Tensor, "site"]]:
+    """How live features are spread over the sites: mean share of the norm, and cosine to the strongest direction."""
+    scales = coder.config.site_scales
+    weights = coder.decoder[live]
+    if scales is not None:  # a loaded crosscoder is in raw units; norms of different sites compare in scaled ones
+        weights = weights * weights.new_tensor(scales)[:, None]
+    else:
+        weights = weights * coder.scale[:, None]
+    norms = weights.norm(dim=2)
+    strongest = weights[torch.arange(len(weights)), norms.argmax(1)]
+    cosines = torch.cosine_similarity(weights, strongest[:, None], dim=2)
+    return (norms / norms.sum(1, keepdim=True)).mean(0), cosines.mean(0)
+
+
+class _Sums:
+    """Running sums over tokens, in float64."""
+
+    def __init__(self, coder: Crosscoder) -> None:
+        n_sites, width = len(coder.sites), coder.config.width
+        self.coder = coder
+        self.tokens, self.active = 0, 0
+        self.fired = torch.zeros(coder.config.features, dtype=torch.long)
+        self.total = torch.zeros(n_sites, width, dtype=torch.float64)
+        self.squares, self.errors, self.cosines = (torch.zeros(n_sites, dtype=torch.float64) for _ in range(3))
+
+    def add(self, activations: Float[Tensor, "row site width"]) -> None:
+        codes = self.coder.encode(activations)
+        reconstruction = self.coder.decode(codes)
+        self.tokens += activations.shape[0]
+        counts = codes.firing_counts().cpu()
+        self.active += int(counts.sum())
+        self.fired += counts
+        self.total += activations.sum(0, dtype=torch.float64).cpu()
+        self.squares += activations.double().square().sum((0, 2)).cpu()
+        self.errors += (activations - reconstruction).double().square().sum((0, 2)).cpu()
+        self.cosines += torch.cosine_similarity(activations, reconstruction, dim=2).double().sum(0).cpu()
+
+    def mean(self) -> Float[Tensor, "site width"]:
+        return (self.total / self.tokens).to(self.coder.W_enc)
+
+    def unexplained(self) -> Float[Tensor, "site"]:
+        variance = self.squares - self.total.square().sum(1) / self.tokens
+        return self.errors / variance
+
+    def cosine(self) -> Float[Tensor, "site"]:
+        return self.cosines / self.tokens

@@ -1,0 +1,73 @@
+"""Train a crosscoder on a subject: binds the training loop to a model, its text and a run folder.
+
+    run.json  metrics.jsonl  checkpoint/  crosscoder/{config.json, model.safetensors}  results.json
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from crossproof import runs
+from crossproof.crosscoder import checkpoint
+from crossproof.crosscoder.buffer import ActivationStream
+from crossproof.crosscoder.config import CrosscoderConfig, Site, TrainConfig
+from crossproof.crosscoder.evaluate import Evaluation, evaluate
+from crossproof.crosscoder.fit import fit
+from crossproof.crosscoder.initialise import initialise
+from crossproof.crosscoder.losses import Term
+from crossproof.crosscoder.model import Crosscoder
+from crossproof.errors import CrossproofError
+from crossproof.subject.subject import Subject
+
+CROSSCODER = "crosscoder"
+"""The folder in a run folder that holds the trained crosscoder."""
+
+
+def train(config: TrainConfig, extra_terms: Sequence[Term] = ()) -> Evaluation:
+    """Train, save and evaluate a crosscoder; a run that was stopped goes on where it was, a finished one is read."""
+    clock = runs.Clock()
+    run = runs.begin(config.out, "train", config, may_differ=("out", "device"))
+    if run.finished:
+        return runs.read_results(config.out, Evaluation)
+    subject = Subject.load(config.subject, device=config.device)
+    sites = subject.find_sites(config.sites or subject.default_sites())
+    source = subject.source("train", config.data)
+    stream = ActivationStream(
+        subject, source, sites, config.batch_tokens, config.buffer_tokens, config.harvest_texts, config.seed
+    )
+    coder = new_crosscoder(config, subject, sites)
+    if not checkpoint.exists(config.out):
+        generator = torch.Generator().manual_seed(config.seed)
+        torch.manual_seed(config.seed)
+        initialise(coder, stream.sample(), config.init, config.decoder_norm, generator)
+    fit(coder, stream, config, config.out, extra_terms)
+    coder.save_pretrained(config.out / CROSSCODER)
+    held_out = subject.source("validation", config.data).tokens(0, config.eval_texts)
+    results = evaluate(subject, coder, held_out.to(config.device))
+    runs.finish(config.out, run, results, clock.seconds())
+    return results
+
+
+def new_crosscoder(config: TrainConfig, subject: Subject, sites: Sequence[str]) -> Crosscoder:
+    """A crosscoder of the right shape for these sites of the subject, with weights still zero."""
+    widths = {site: subject.width(site) for site in sites}
+    if len(set(widths.values())) != 1:
+        listed = ", ".join(f"{site} {width}" for site, width in widths.items())
+        raise CrossproofError(f"sites: a crosscoder's sites must share a width, but these differ: {listed}")
+    shape = CrosscoderConfig(
+        sites=tuple(Site(subject=config.subject, hook=site) for site in sites),
+        width=next(iter(widths.values())),
+        features=config.features,
+        activation=config.activation,
+        k=config.k if config.activation in ("topk", "batchtopk") else None,
+        bandwidth=config.bandwidth if config.activation == "jumprelu" else None,
+    )
+    return Crosscoder(shape).to(config.device)
+
+
+def trained(run_folder: Path) -> Crosscoder:
+    """The crosscoder of a finished training run."""
+    return Crosscoder.from_pretrained(run_folder / CROSSCODER)

@@ -1,0 +1,137 @@
+"""A run folder: what was asked (`run.json`), what came of it (`results.json`), and the files in between.
+
+Everything a command finds out is in such a folder, so that reports, tests and people read files and never a model.
+"""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from crossproof.errors import BadFile, MismatchError
+from crossproof.files import read_json, write_json
+
+RUN, RESULTS = "run.json", "results.json"
+REPORTED_PACKAGES = ("crossproof", "torch", "transformer-lens", "transformers", "numpy", "safetensors", "pydantic")
+Results = TypeVar("Results", bound=BaseModel)
+
+
+class Run(BaseModel):
+    """`run.json`: enough to repeat the run and to know where its numbers come from."""
+
+    model_config = ConfigDict(extra="forbid")
+    kind: str
+    command: str
+    config: dict[str, Any]
+    versions: dict[str, str]
+    git_commit: str | None
+    hardware: str
+    started: str
+    seconds: float = 0.0
+    finished: bool = False
+
+
+def begin(folder: Path, kind: str, config: BaseModel, may_differ: tuple[str, ...] = ()) -> Run:
+    """Open the run folder, or go on with an unfinished run of the same config that is already there."""
+    settings = config.model_dump(mode="json")
+    if (folder / RUN).exists():
+        run = read(folder)
+        if run.kind != kind:
+            raise MismatchError(f"{folder} holds a run of `{run.kind}`, not of `{kind}`; choose another folder")
+        different = [
+            f"{name} was {run.config.get(name)!r}, now {value!r}"
+            for name, value in settings.items()
+            if name not in may_differ and run.config.get(name) != value
+        ]
+        if different:
+            raise MismatchError(
+                f"{folder} holds a run with other settings ({'; '.join(different)}). Repeat its command to resume it, "
+                "or choose another folder"
+            )
+        return run
+    run = Run(
+        kind=kind,
+        command=shlex.join(["crossproof", *sys.argv[1:]]),
+        config=settings,
+        versions=_versions(),
+        git_commit=_git_commit(),
+        hardware=_hardware(),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    write_json(folder / RUN, run.model_dump())
+    return run
+
+
+def finish(folder: Path, run: Run, results: BaseModel, seconds: float) -> None:
+    """Write the results, then mark the run as finished."""
+    write_json(folder / RESULTS, results.model_dump())
+    write_json(folder / RUN, run.model_copy(update={"seconds": run.seconds + seconds, "finished": True}).model_dump())
+
+
+def read(folder: Path) -> Run:
+    if not (folder / RUN).exists():
+        raise BadFile(f"{folder} is not a run folder: it has no {RUN}")
+    return _validated(Run, folder / RUN)
+
+
+def read_results(folder: Path, kind: type[Results]) -> Results:
+    if not (folder / RESULTS).exists():
+        raise BadFile(f"{folder} has no {RESULTS}: the run has not finished. Repeat its command to resume it")
+    return _validated(kind, folder / RESULTS)
+
+
+def _validated(kind: type[Results], path: Path) -> Results:
+    try:
+        return kind.model_validate(read_json(path))
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise BadFile(f"{path}: {problems}") from error
+
+
+class Clock:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    def seconds(self) -> float:
+        return round(time.monotonic() - self._start, 2)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in REPORTED_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_commit() -> str | None:
+    """The commit of the library's own checkout, marked when files differ from it; None when it is installed."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        changed = subprocess.run(["git", "diff", "--quiet", "HEAD"], cwd=here, capture_output=True, check=False)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+changes" if changed.returncode else "")
+
+
+def _hardware() -> str:
+    import torch
+
+    parts = [f"{platform.machine()}, {torch.get_num_threads()} threads"]
+    if torch.cuda.is_available():
+        parts.append(torch.cuda.get_device_name())
+    return ", ".join(parts)

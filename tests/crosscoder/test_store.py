@@ -1,0 +1,126 @@
+"""Files of crosscoders: what is saved is what is read, and anything else is refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from crossproof.crosscoder import store
+from crossproof.crosscoder.initialise import estimate_scales
+from crossproof.crosscoder.model import Crosscoder
+from crossproof.errors import BadFile, CrossproofError
+from tests.crosscoder import toys
+
+ACTIVATIONS = ["relu", "topk", "batchtopk", "jumprelu"]
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    toys.crosscoder().save_pretrained(tmp_path / "coder")
+    return tmp_path / "coder"
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_saved_crosscoder_reads_raw_activations_whatever_the_scales_were(tmp_path: Path, activation: str) -> None:
+    a = toys.sparse_data(40, norms=(4.0, 40.0, 1.0))
+    coder = toys.crosscoder(activation)
+    coder.scale.copy_(estimate_scales(a))
+    coder.save_pretrained(tmp_path / "coder")
+    again = Crosscoder.from_pretrained(tmp_path / "coder")
+    torch.testing.assert_close(again(a), coder(a), rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(again.decoder, coder.decoder)
+    # the scale reaches the file, and folding twice is folding once
+    assert again.config.site_scales == pytest.approx(coder.scale.tolist())
+    again.save_pretrained(tmp_path / "twice")
+    twice = Crosscoder.from_pretrained(tmp_path / "twice")
+    assert torch.equal(twice.W_enc, again.W_enc)
+    assert twice.config == again.config
+
+
+def test_a_crosscoder_is_two_files(saved: Path) -> None:
+    assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_a_truncated_file_is_named(saved: Path) -> None:
+    path = saved / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(BadFile, match=r"model\.safetensors is not a complete safetensors file"):
+        Crosscoder.from_pretrained(saved)
+
+
+def test_an_edited_weight_is_noticed(saved: Path) -> None:
+    path = saved / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BadFile, match="weights_sha256 differs"):
+        Crosscoder.from_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("k", 4000, r"config\.json: .*cannot keep 4000 of 24 features"),
+        ("features", 25, r"W_enc has shape \(24, 24\) where .* make it \(25, 24\)"),
+        ("activation", "gelu", r"config\.json: activation"),
+        ("format_version", 99, r"format_version 99; this version of crossproof reads 1"),
+        ("site_scale", [1, 1, 1], r"site_scale: Extra inputs"),
+        ("width", -1, r"config\.json: width"),
+        ("library", "another", "does not describe a crossproof crosscoder"),
+    ],
+)
+def test_an_edited_field_is_named(saved: Path, field: str, value: object, message: str) -> None:
+    record = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(record | {field: value}))
+    with pytest.raises(BadFile, match=message):
+        Crosscoder.from_pretrained(saved)
+
+
+def test_a_missing_field_is_named(saved: Path) -> None:
+    record = json.loads((saved / "config.json").read_text())
+    del record["sites"]
+    (saved / "config.json").write_text(json.dumps(record))
+    with pytest.raises(BadFile, match="sites: Field required"):
+        Crosscoder.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("change", ["drop", "add", "nan"])
+def test_missing_foreign_and_non_finite_tensors_are_named(saved: Path, change: str) -> None:
+    tensors = load_file(saved / "model.safetensors")
+    if change == "drop":
+        del tensors["b_dec"]
+    elif change == "add":
+        tensors["W_skip"] = torch.zeros(1)
+    else:
+        tensors["b_enc"][3] = torch.nan
+    save_file(tensors, saved / "model.safetensors")
+    message = {"drop": "b_dec is missing", "add": "unexpected tensors W_skip", "nan": "b_enc holds values that are not"}
+    with pytest.raises(BadFile, match=message[change]):
+        Crosscoder.from_pretrained(saved)
+
+
+def test_a_failure_while_saving_leaves_the_old_crosscoder(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = Crosscoder.from_pretrained(saved)
+    monkeypatch.setattr(store, "save_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        toys.crosscoder(seed=1).save_pretrained(saved)
+    assert torch.equal(Crosscoder.from_pretrained(saved).W_enc, before.W_enc)
+    assert sorted(path.name for path in saved.parent.iterdir()) == ["coder"]
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(saved: Path) -> None:
+    saved.rename(saved.with_name(".coder.old"))  # what a process that died there leaves behind
+    assert Crosscoder.from_pretrained(saved).config.features == 24
+
+
+def test_a_name_that_is_nowhere_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(CrossproofError, match="neither a folder here nor a repository"):
+        Crosscoder.from_pretrained("nobody/has-this-crosscoder")
