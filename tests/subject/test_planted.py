@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from crossproof.errors import CrossproofError, UnknownSite
+from crossproof.subject.subject import Subject
 from crossproof.subject.zoo.planted import build_planted, describe, ground_truth, load_planted, planted_source
 from crossproof.subject.zoo.planted_model import PlantedModel
 from crossproof.subject.zoo.planted_oracle import (
@@ -157,6 +158,21 @@ def test_shapley_taylor_is_zero_for_undeclared_pairs_and_has_the_declared_sign_f
         assert torch.allclose(total, whole, atol=1e-10)
 
 
+@pytest.mark.parametrize("gadget", [g for g in TRUTH.gadgets if not g.affine], ids=lambda g: g.name)
+def test_an_output_fires_exactly_when_its_kind_says(model, gadget):
+    a, b, *rest = [model.codes[:, TRUTH.index(name)] > 0 for name in gadget.reads]
+    expected = {
+        "conjunction": lambda: a & b,
+        "minimum": lambda: a & b,
+        "triple": lambda: a & b & rest[0],
+        "splitting": lambda: (a | b) & rest[0],
+        "exclusive or": lambda: a | b,
+        "inhibition": lambda: a & ~b,
+        "damping": lambda: a,
+    }[gadget.kind]()
+    assert torch.equal(model.codes[:, TRUTH.index(gadget.name)] > 0, expected)
+
+
 # -- the dictionary ------------------------------------------------------------------------------------------------
 
 
@@ -274,6 +290,28 @@ def test_hooks_see_what_the_forward_pass_computes(model):
     silenced = model.run_with_hooks(ids, fwd_hooks=[("blocks.1.hook_mlp_out", lambda x, hook: x * 0)])
     expected = cache["blocks.0.hook_resid_post"] @ model.W_U + model.b_U
     assert torch.allclose(silenced, expected)
+
+
+def test_its_units_recompute_what_it_computes(model):
+    logits, cache = model.run_with_cache(torch.arange(256)[None])
+    *mlps, unembedding = model.units()
+    assert [unit.layer for unit in mlps] == list(BLOCKS)
+    for unit in mlps:
+        assert torch.equal(unit(cache[unit.input_site]), cache[unit.output_site])
+    assert torch.equal(unembedding(cache[unembedding.input_site]), logits)
+
+
+def test_a_subject_reads_patches_and_scores_it_with_the_true_dictionary():
+    subject = Subject.wrap(load_planted(), "planted", source={"train": planted_source("train")})
+    tokens = subject.texts(20, "train")
+    codes = subject.model.codes[tokens.ids]
+    site = "blocks.0.hook_resid_post"
+    decoded = codes @ subject.model.directions(site) + subject.model.decoder_bias(site)
+    assert 0.4 < subject.loss(tokens) < 1.2
+    assert subject.loss(tokens, {site: lambda value: decoded}) == pytest.approx(subject.loss(tokens), abs=1e-4)
+    assert subject.loss(tokens, {site: torch.zeros_like}) > 2
+    assert len(subject.units) == len(BLOCKS) + 1
+    assert all(subject.model.directions(found).any() for found in subject.find_sites(subject.default_sites()))
 
 
 def test_a_seed_gives_the_same_bits_and_another_seed_others():

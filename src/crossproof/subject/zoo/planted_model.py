@@ -114,7 +114,7 @@ class PlantedModel(HookedRootModule):  # type: ignore[misc]  # transformer_lens 
 
     def units(self) -> list[MLP | Unembedding]:
         """The blocks' weights in the convention of `subject/units.py`."""
-        from ..units import MLP, Unembedding
+        from ..units import LOGITS, MLP, Unembedding
 
         mlps = [
             MLP(
@@ -130,4 +130,4 @@ class PlantedModel(HookedRootModule):  # type: ignore[misc]  # transformer_lens 
             for layer, block in enumerate(cast("list[PlantedBlock]", self.blocks))
         ]
         last = f"blocks.{len(mlps) - 1}.hook_resid_post"
-        return [*mlps, Unembedding(input_site=last, output_site="logits", W_U=self.W_U.detach(), b_U=self.b_U.detach())]
+        return [*mlps, Unembedding(input_site=last, output_site=LOGITS, W_U=self.W_U.detach(), b_U=self.b_U.detach())]
