@@ -23,7 +23,7 @@ Count = Annotated[int, Field(ge=1)]
 class Strict(BaseModel):
     """Unknown fields are errors: a typo must never read as a default."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
 
 
 class Site(Strict):
@@ -62,6 +62,41 @@ class CrosscoderConfig(Strict):
         if len(set(self.sites)) != len(self.sites):
             raise ValueError("sites: a site is listed twice")
         return self
+
+
+class DictionaryConfig(Strict):
+    """Which model, which sites, which dictionary."""
+
+    subject: str
+    """The model: a name from the zoo, a local folder, or a hub id."""
+    out: Path
+    """The run folder. An unfinished run found there is resumed."""
+    sites: tuple[str, ...] = ()
+    """Hook names or globs such as 'blocks.*.hook_resid_pre'. Default: the 4 sites of every block and the last output."""
+    data: Path | None = None
+    """Texts to train on: a .txt or .jsonl file. Zoo models bring their own."""
+    features: Count = 1024
+    """Size of the dictionary."""
+    activation: Activation = "batchtopk"
+    """How features are selected."""
+    k: Count | None = 16
+    """TopK and BatchTopK: active features per token."""
+    bandwidth: Positive = 0.03
+    """JumpReLU: width of the window through which thresholds receive gradients."""
+    init: Initialisation = "tied"
+    """How weights start: decoder rows random and the encoder tied to them, both random, or decoder rows from data."""
+    decoder_norm: Positive = 0.1
+    """Norm of every decoder row over all sites at the start."""
+    buffer_tokens: Count = 65_536
+    """Tokens whose activations are held and shuffled at a time: the knob for memory."""
+    harvest_texts: Count = 64
+    """Texts per forward pass of the model."""
+    eval_texts: Count = 256
+    """Validation texts for the evaluation at the end."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:N."""
+    track: Literal["no", "wandb", "trackio"] = "no"
+    """Also send metrics to Weights & Biases or trackio (pip install 'crossproof[tracking]')."""
 
 
 class FitConfig(Strict):
@@ -113,37 +148,8 @@ class FitConfig(Strict):
         return self
 
 
-class TrainConfig(FitConfig):
+class TrainConfig(FitConfig, DictionaryConfig):
     """Train a crosscoder on a subject: the model, its sites, the dictionary, and everything about the loop."""
-
-    subject: str
-    """The model: a name from the zoo, a local folder, or a hub id."""
-    out: Path
-    """The run folder. An unfinished run found there is resumed."""
-    sites: tuple[str, ...] = ()
-    """Hook names or globs such as 'blocks.*.hook_resid_pre'. Default: the 4 sites of every block and the last output."""
-    data: Path | None = None
-    """Texts to train on: a .txt or .jsonl file. Zoo models bring their own."""
-    features: Count = 1024
-    """Size of the dictionary."""
-    activation: Activation = "batchtopk"
-    """How features are selected."""
-    k: Count | None = 16
-    """TopK and BatchTopK: active features per token."""
-    bandwidth: Positive = 0.03
-    """JumpReLU: width of the window through which thresholds receive gradients."""
-    init: Initialisation = "tied"
-    """How weights start: decoder rows random and the encoder tied to them, both random, or decoder rows from data."""
-    decoder_norm: Positive = 0.1
-    """Norm of every decoder row over all sites at the start."""
-    buffer_tokens: Count = 65_536
-    """Tokens whose activations are held and shuffled at a time: the knob for memory."""
-    harvest_texts: Count = 64
-    """Texts per forward pass of the model."""
-    eval_texts: Count = 256
-    """Validation texts for the evaluation at the end."""
-    device: str = "cpu"
-    """cpu, cuda or cuda:N."""
 
     @model_validator(mode="after")
     def _dictionary(self) -> TrainConfig:

@@ -10,6 +10,7 @@ from torch import Tensor
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError, MismatchError
 from crossproof.progress import progress
+from crossproof.subject.patch import splice
 from crossproof.subject.subject import Subject
 from crossproof.subject.tokens import Tokens
 
@@ -85,7 +86,7 @@ def evaluate(subject: Subject, coder: Crosscoder, tokens: Tokens, texts_per_pass
         spliced, mean, zero = (torch.zeros(n_sites, dtype=torch.float64) for _ in range(3))
         scored = 0
         for batch in batches:
-            weight = int((batch.targets >= 0).sum())
+            weight = batch.n_scored
             scored += weight
             clean += weight * subject.loss(batch)
             reconstruction = coder(subject.harvest(batch, coder.sites))
@@ -96,7 +97,7 @@ def evaluate(subject: Subject, coder: Crosscoder, tokens: Tokens, texts_per_pass
                     (mean, at_mean),
                     (zero, torch.zeros_like(at_mean)),
                 ):
-                    losses[v] += weight * subject.loss(batch, subject.splice(batch, {site: values}))
+                    losses[v] += weight * subject.loss(batch, {site: splice(batch, values)})
                 bar(3 * len(batch))
     clean, spliced, mean, zero = (losses / scored for losses in (clean, spliced, mean, zero))
     recovered = (mean - spliced) / (mean - clean)

@@ -8,7 +8,7 @@ never stopped. `metrics.jsonl` gets a line every `log_every` steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -111,8 +111,12 @@ def fit(
     config: FitConfig,
     out: Path,
     extra_terms: Sequence[Term] = (),
+    track: Callable[[dict[str, float]], None] | None = None,
 ) -> Crosscoder:
-    """Train `coder` in place for `config.steps` steps, resuming from the checkpoint in `out` if there is one."""
+    """Train `coder` in place for `config.steps` steps, resuming from the checkpoint in `out` if there is one.
+
+    `track` is given every line that goes to metrics.jsonl.
+    """
     training = Training(coder, [*default_terms(coder, config), *extra_terms], config)
     if checkpoint.exists(out):
         data_position = checkpoint.restore(out, training)
@@ -143,6 +147,8 @@ def fit(
             if step % config.log_every == 0 or step == config.steps:
                 line = {"step": step, "tokens": step * config.batch_tokens} | _line(training, activations, numbers)
                 append_jsonl(metrics, line)
+                if track is not None:
+                    track(line)
                 bar(0, note=f"loss {line['loss']:.1f}  unexplained {line['unexplained']:.1%}  dead {line['dead']:.1%}")
             if step % config.checkpoint_every == 0 or step == config.steps:
                 checkpoint.write(out, training, batches.state() if isinstance(batches, Resumable) else None)

@@ -21,6 +21,7 @@ from crossproof.crosscoder.losses import Term
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.subject.subject import Subject
+from crossproof.tracking import tracker
 
 CROSSCODER = "crosscoder"
 """The folder in a run folder that holds the trained crosscoder."""
@@ -29,7 +30,7 @@ CROSSCODER = "crosscoder"
 def train(config: TrainConfig, extra_terms: Sequence[Term] = ()) -> Evaluation:
     """Train, save and evaluate a crosscoder; a run that was stopped goes on where it was, a finished one is read."""
     clock = runs.Clock()
-    run = runs.begin(config.out, "train", config, may_differ=("out", "device"))
+    run = runs.begin(config.out, "train", config, may_differ=("out", "device", "track"))
     if run.finished:
         return runs.read_results(config.out, Evaluation)
     subject = Subject.load(config.subject, device=config.device)
@@ -43,7 +44,7 @@ def train(config: TrainConfig, extra_terms: Sequence[Term] = ()) -> Evaluation:
         generator = torch.Generator().manual_seed(config.seed)
         torch.manual_seed(config.seed)
         initialise(coder, stream.sample(), config.init, config.decoder_norm, generator)
-    fit(coder, stream, config, config.out, extra_terms)
+    fit(coder, stream, config, config.out, extra_terms, tracker(config))
     coder.save_pretrained(config.out / CROSSCODER)
     held_out = subject.source("validation", config.data).tokens(0, config.eval_texts)
     results = evaluate(subject, coder, held_out.to(config.device))

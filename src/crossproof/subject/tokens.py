@@ -34,6 +34,10 @@ class Tokens:
     def n_kept(self) -> int:
         return int(self.keep.sum())
 
+    @property
+    def n_scored(self) -> int:
+        return int((self.targets != NO_TARGET).sum())
+
     def __getitem__(self, texts: slice) -> Tokens:
         return Tokens(self.ids[texts], self.keep[texts], self.targets[texts])
 

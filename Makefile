@@ -1,0 +1,49 @@
+# Every target sets up what it needs, from nothing but Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test test-slow lint bench zoo clean
+help:
+	@echo "make demo       train and evaluate a crosscoder on tinytales (a few minutes)"
+	@echo "make test       the tests"
+	@echo "make test-slow  the tests that take long"
+	@echo "make lint       ruff and mypy"
+	@echo "make bench      the benchmarks, as JSON in benchmarks/results/"
+	@echo "make zoo        train the shipped models again (under an hour)"
+
+# Torch goes first: with it in place, nothing that is installed later asks for another build of it.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "crossproof needs Python 3.11 or newer; say make PYTHON=python3.x")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/crossproof train --subject tinytales --out runs/demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow --timeout=3600
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(READY)
+	mkdir -p benchmarks/results
+	for benchmark in benchmarks/*.py; do \
+		$(BIN)/python $$benchmark --json > benchmarks/results/$$(basename $$benchmark .py).json || exit 1; \
+		cat benchmarks/results/$$(basename $$benchmark .py).json; \
+	done
+
+zoo: $(READY)
+	$(BIN)/crossproof zoo all
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
