@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from ..errors import BadFile, CrossproofError, nearest
 
@@ -56,7 +57,7 @@ def _load_folder(folder: Path, device: str, dtype: torch.dtype) -> Any:
     with _offline():
         try:
             return _boot(str(folder), device, dtype)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise BadFile(f"{folder} cannot be loaded as a Hugging Face model: {_first_line(error)}") from error
 
 
@@ -64,7 +65,25 @@ def _boot(name: str, device: str, dtype: torch.dtype) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
     with _without_bars():
-        return TransformerBridge.boot_transformers(name, device=device, dtype=dtype)
+        return TransformerBridge.boot_transformers(name, device=device, dtype=dtype, model_class=_CompleteModel)
+
+
+class _CompleteModel:
+    """Loads a causal language model as transformers does, except that a weight the file lacks is an error.
+
+    transformers fills such a weight with random numbers and mentions it in a warning.
+    """
+
+    @staticmethod
+    def from_pretrained(name: str, **settings: Any) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        loaded: Any = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **settings)
+        model, report = loaded
+        if report["missing_keys"]:
+            missing = sorted(report["missing_keys"])
+            raise BadFile(f"{name} lacks {len(missing)} of its model's weights, the first of them {missing[0]}")
+        return model
 
 
 def _in_dtype(model: Any, dtype: torch.dtype) -> Any:

@@ -155,6 +155,11 @@ class Subject:
             raise CrossproofError(f"no split {split!r}: {self.name} has the splits {', '.join(self._source)}")
         return self._source[split]
 
+    @property
+    def has_texts(self) -> bool:
+        """Whether the subject brings its own."""
+        return self._source is not None
+
     def texts(self, count: int, split: str = "validation") -> Tokens:
         """The first texts of a split."""
         return self.source(split).tokens(0, count)
@@ -185,10 +190,11 @@ class Subject:
         values = self.cache(tokens, sites)
         keep = tokens.keep.to(self.device)
         rows = torch.stack([values[site][keep] for site in sites], dim=1).float()
-        if not rows.isfinite().all():
-            row, column = (~rows.isfinite().all(-1)).nonzero()[0].tolist()
-            text, position = keep.nonzero()[row].tolist()
-            raise NonFinite(f"site {sites[column]} is not finite in text {text}, position {position}")
+        broken = ~rows.isfinite().all(-1)
+        if broken.any():
+            first = int(broken.any(0).nonzero()[0])
+            text, position = keep.nonzero()[broken[:, first]][0].tolist()
+            raise NonFinite(f"site {sites[first]} is not finite in text {text}, position {position}")
         return rows
 
     def logits(self, tokens: Tokens, patch: Patch | None = None) -> Float[Tensor, "text pos vocab"]:

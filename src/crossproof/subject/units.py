@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -34,12 +34,15 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+SameUnit = TypeVar("SameUnit", bound="_Unit")
+
+
 @dataclass(frozen=True, eq=False)
 class _Unit:
     input_site: str
     output_site: str
 
-    def to(self, target: torch.dtype | torch.device | str) -> Self:
+    def to(self: SameUnit, target: torch.dtype | torch.device | str) -> SameUnit:
         """The same unit with its weights in another dtype or on another device."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         moved: dict[str, Any] = {name: v.to(target) for name, v in values.items() if isinstance(v, Tensor)}

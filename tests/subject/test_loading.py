@@ -1,0 +1,77 @@
+"""A name becomes a model, or an error that says what was tried; a folder never asks the network."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
+
+from crossproof.errors import BadFile, CrossproofError
+from crossproof.subject import zoo
+from crossproof.subject.subject import Subject
+
+from .tiny import WIDTH, folder
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> NoReturn:
+        raise OSError("the test has no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_folder_is_loaded_without_a_network_and_in_silence(capfd: pytest.CaptureFixture[str]) -> None:
+    model = Subject.load(str(folder("gpt2")), dtype=torch.float64)
+    assert (model.n_layers, model.d_model, model.dtype) == (4, WIDTH, torch.float64)
+    assert capfd.readouterr() == ("", "")
+    assert not constants.HF_HUB_OFFLINE
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_name_that_is_nothing_says_what_was_tried() -> None:
+    with pytest.raises(CrossproofError, match=r"no member of the zoo \(nearest: tinytales.*no folder.*not be reached"):
+        Subject.load("tinytale")
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match=r"has no config\.json"):
+        Subject.load(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    with pytest.raises(BadFile, match=r"cannot be loaded as a Hugging Face model"):
+        Subject.load(str(tmp_path))
+
+
+def test_a_truncated_model_is_named(tmp_path: Path) -> None:
+    shutil.copytree(folder("gpt2"), tmp_path / "gpt2")
+    weights = tmp_path / "gpt2" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(BadFile, match=str(tmp_path)):
+        Subject.load(str(tmp_path / "gpt2"))
+
+
+def test_a_missing_weight_is_an_error_and_not_a_random_weight(tmp_path: Path) -> None:
+    shutil.copytree(folder("llama"), tmp_path / "llama")
+    weights = load_file(tmp_path / "llama" / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "llama" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BadFile, match=r"lacks 1 of its model's weights.*layers\.1\.mlp\.up_proj"):
+        Subject.load(str(tmp_path / "llama"))
+
+
+def test_a_member_of_the_zoo_brings_its_texts() -> None:
+    planted = Subject.load("planted", dtype=torch.float64)
+    assert planted.dtype == torch.float64
+    assert planted.name in zoo.names()
+    assert planted.texts(3).ids.shape[0] == 3
+    assert planted.units
+    assert planted.loss(planted.texts(3)) > 0
