@@ -16,7 +16,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +28,7 @@ from crossproof.crosscoder.fit import Training
 from crossproof.crosscoder.losses import Reconstruction
 from crossproof.crosscoder.model import Crosscoder
 
+Result = TypeVar("Result")
 GEOMETRIES = (
     {"sites": 17, "width": 256, "features": 2048, "k": 20, "batch": 512},
     {"sites": 17, "width": 256, "features": 2048, "k": 64, "batch": 512},
@@ -85,11 +88,11 @@ def measure(geometry: dict[str, int], repeats: int) -> dict[str, object]:
     worst = 0.0
     for i in range(repeats + 2):
         batch, x = batches[i % len(batches)], flat[i % len(flat)]
-        seconds, dense_loss = clock(lambda x=x: dense.step(x))
+        seconds, dense_loss = clock(partial(dense.step, x))
         times["dense"].append(seconds)
-        seconds, our_loss = clock(lambda batch=batch: float(ours.advance(batch)["loss"]))
+        seconds, our_loss = clock(partial(our_step, ours, batch))
         times["ours"].append(seconds)
-        seconds, _ = clock(lambda x=x: float(torch.addmm(b, x, W.T)[0, 0]))
+        seconds, _ = clock(partial(torch.addmm, b, x, W.T))
         times["floor"].append(seconds)
         worst = max(worst, abs(our_loss - dense_loss) / dense_loss)
     medians = {name: statistics.median(values[2:]) for name, values in times.items()}  # two steps of warm-up
@@ -108,7 +111,11 @@ def measure(geometry: dict[str, int], repeats: int) -> dict[str, object]:
     }
 
 
-def clock(call: Callable[[], float]) -> tuple[float, float]:
+def our_step(training: Training, batch: Tensor) -> float:
+    return float(training.advance(batch)["loss"])
+
+
+def clock(call: Callable[[], Result]) -> tuple[float, Result]:
     begin = time.perf_counter()
     value = call()
     return time.perf_counter() - begin, value

@@ -28,7 +28,7 @@ _WHERE = {
     "evaluate": "crossproof.crosscoder.evaluate",
     "train": "crossproof.crosscoder.train",
 }
-__all__ = ["Crosscoder", "Subject", "__version__", "evaluate", "train"]  # noqa: F822 (names made by __getattr__)
+__all__ = ["Crosscoder", "Subject", "__version__", "evaluate", "train"]
 
 # Torch allocates gradients anew at every step; in huge pages the kernel has 500 times fewer faults to serve, which
 # saves a tenth of a training step on a CPU. Torch reads this once, at its first allocation.

@@ -1,6 +1,7 @@
 """The command line: one command a verb. It parses, calls the library and prints.
 
-Nothing heavy is imported before the verb is known, and the help of a verb needs no torch.
+A command is a function whose arguments are its options; it returns what it found, as data and as something to look at.
+Nothing heavy is imported before the command is known, and no help needs torch.
 """
 
 from __future__ import annotations
@@ -9,69 +10,156 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-if TYPE_CHECKING:
-    from crossproof.crosscoder.evaluate import Evaluation
+import tyro
 
 from crossproof.errors import CrossproofError, nearest
 
-Handler = Callable[[list[str], bool], int]
+if TYPE_CHECKING:
+    from crossproof.crosscoder.config import TrainConfig
+    from crossproof.crosscoder.evaluate import Evaluation
+
+OUT_OF_MEMORY = "out of memory; lower --buffer-tokens first, then --harvest-texts, then --batch-tokens"
 
 
 @dataclass(frozen=True)
-class Verb:
-    """A command: what it is for, and the function that is given its arguments and whether to print JSON."""
+class Outcome:
+    """What a command found: data for `--json`, lines or tables to print, and the exit status."""
 
-    summary: str
-    run: Handler
+    data: Any
+    shown: tuple[Any, ...]
+    status: int = 0
+
+
+def train(config: TrainConfig) -> Outcome:
+    """Train a crosscoder on a model, evaluate it and save it in a run folder."""
+    from crossproof.crosscoder.train import train
+
+    return _evaluation(config.out, train(config))
+
+
+def show(folder: Annotated[Path, tyro.conf.Positional]) -> Outcome:
+    """Print what a run found.
+
+    Args:
+        folder: The run folder.
+    """
+    from crossproof import runs
+    from crossproof.crosscoder.evaluate import Evaluation
+
+    return _evaluation(folder, runs.read_results(folder, Evaluation))
+
+
+def doctor(model: Annotated[str, tyro.conf.Positional], data: Path | None = None, device: str = "cpu") -> Outcome:
+    """Test on a model everything that the library relies on.
+
+    Args:
+        model: A zoo name, a local folder or a hub id.
+        data: Texts to test on, if the model brings none: a .txt or .jsonl file.
+        device: cpu, cuda or cuda:N.
+    """
+    from crossproof.subject.doctor import examine, table
+    from crossproof.subject.subject import Subject
+
+    subject = Subject.load(model, device=device)
+    checks = examine(subject, subject.source("validation", data).tokens(0, 4))
+    passed = all(check.passed for check in checks)
+    return Outcome([asdict(check) for check in checks], (table(checks),), status=0 if passed else 1)
+
+
+def zoo(
+    rebuild: Annotated[tuple[str, ...], tyro.conf.Positional] = (), out: Path | None = None, check: bool = False
+) -> Outcome:
+    """List the shipped models with their losses beside n-gram baselines, or train them again.
+
+    Args:
+        rebuild: Models to train again, or `all`. None lists what is shipped.
+        out: Where to write rebuilt models. Default: in place of the shipped ones.
+        check: Keep nothing, but say whether the rebuilt weights are the shipped ones to the bit.
+    """
+    from crossproof.subject import zoo
+
+    if rebuild:
+        from crossproof.subject.zoo.build import rebuild as build
+
+        verdicts = build(rebuild, out or zoo.MODELS, check)
+        return Outcome(verdicts, (_table("rebuilt", verdicts),), status=0 if all(v["same"] for v in verdicts) else 1)
+    rows = zoo.table()
+    return Outcome(rows, (_table("zoo", rows),))
+
+
+COMMANDS: dict[str, Callable[..., Outcome]] = {"train": train, "show": show, "doctor": doctor, "zoo": zoo}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in arguments
-    arguments = [argument for argument in arguments if argument != "--json"]
-    if not arguments or arguments[0] in ("-h", "--help"):
+    name, *rest = [argument for argument in arguments if argument != "--json"] or ["--help"]
+    if name in ("-h", "--help"):
         print(_usage())
         return 0
-    if arguments[0] == "--version":
+    if name == "--version":
         from crossproof import __version__
 
         print(__version__)
         return 0
-    name, *rest = arguments
-    if name not in VERBS:
-        close = nearest(name, VERBS)
+    if name not in COMMANDS:
+        close = nearest(name, COMMANDS)
         print(f"crossproof: no command {name!r}" + (f"; did you mean {close}?" if close else ""), file=sys.stderr)
         print(_usage(), file=sys.stderr)
         return 2
     try:
-        return VERBS[name].run(rest, as_json)
+        outcome = _run(name, rest)
     except CrossproofError as error:
-        print(f"crossproof {name}: {error}", file=sys.stderr)
-        return 1
-    except MemoryError:
-        print(f"crossproof {name}: {_OUT_OF_MEMORY}", file=sys.stderr)
-        return 1
-    except RuntimeError as error:
+        return _complain(name, str(error))
+    except (MemoryError, RuntimeError) as error:
         # torch reports memory that ran out as a RuntimeError, on CPUs and GPUs alike
-        if "out of memory" in str(error) or "can't allocate memory" in str(error):
-            print(f"crossproof {name}: {_OUT_OF_MEMORY} ({error})", file=sys.stderr)
-            return 1
+        if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+            return _complain(name, f"{OUT_OF_MEMORY} ({error})")
         raise
     except KeyboardInterrupt:
-        print(f"\ncrossproof {name}: stopped; repeat the command to go on from the last checkpoint", file=sys.stderr)
-        return 130
+        return _complain(name, "stopped; repeat the command to go on from the last checkpoint", status=130)
+    _print(outcome, as_json)
+    return outcome.status
 
 
-_OUT_OF_MEMORY = "out of memory; lower --buffer-tokens first, then --harvest-texts, then --batch-tokens"
+def _run(name: str, arguments: list[str]) -> Outcome:
+    os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")  # an option's error is no place for a link
+    command = COMMANDS[name]
+    options: dict[str, Any] = {"prog": f"crossproof {name}", "args": arguments}
+    if command is not train:
+        return tyro.cli(command, **options)
+    from crossproof.crosscoder.config import TrainConfig
+
+    return train(tyro.cli(TrainConfig, description=train.__doc__, **options))
+
+
+def _print(outcome: Outcome, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(outcome.data, indent=2))
+        return
+    from rich.console import Console
+
+    # a pipe or a file has no width of its own: there, a table is as wide as it needs to be
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    for part in outcome.shown:
+        console.print(part, highlight=False)
+
+
+def _complain(name: str, problem: str, status: int = 1) -> int:
+    print(f"crossproof {name}: {problem}", file=sys.stderr)
+    return status
 
 
 def _usage() -> str:
-    width = max(map(len, VERBS))
-    lines = "\n".join(f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items())
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(
+        f"  {name:<{width}}  {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()
+    )
     return (
         "usage: crossproof COMMAND [OPTIONS]\n\n"
         "How the features of a crosscoder interact, and what can be proved from them.\n\n"
@@ -80,149 +168,33 @@ def _usage() -> str:
     )
 
 
-def _parse(kind: Any, name: str, arguments: list[str]) -> Any:
-    os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")  # an option's error is no place for a link
-    import tyro
-
-    return tyro.cli(kind, prog=f"crossproof {name}", description=VERBS[name].summary, args=arguments)
-
-
-def _train(arguments: list[str], as_json: bool) -> int:
-    from crossproof.crosscoder.config import TrainConfig
-
-    config = _parse(TrainConfig, "train", arguments)
-    from crossproof.crosscoder.train import train
-
-    results = train(config)
-    _print_evaluation(str(config.out), results, as_json)
-    return 0
-
-
-def _show(arguments: list[str], as_json: bool) -> int:
-    from pathlib import Path
-    from typing import Annotated
-
-    import tyro
-
-    def show(folder: Annotated[Path, tyro.conf.Positional]) -> Path:
-        """Print what a run found.
-
-        Args:
-            folder: The run folder.
-        """
-        return folder
-
-    folder = _parse(show, "show", arguments)
-    from crossproof import runs
-    from crossproof.crosscoder.evaluate import Evaluation
-
-    _print_evaluation(str(folder), runs.read_results(folder, Evaluation), as_json)
-    return 0
-
-
-def _doctor(arguments: list[str], as_json: bool) -> int:
-    from typing import Annotated
-
-    import tyro
-
-    def doctor(model: Annotated[str, tyro.conf.Positional], data: str | None = None, device: str = "cpu") -> Any:
-        """Test on a model everything that the library relies on.
-
-        Args:
-            model: A zoo name, a local folder or a hub id.
-            data: Texts to test on, if the model brings none: a .txt or .jsonl file.
-            device: cpu, cuda or cuda:N.
-        """
-        return model, data, device
-
-    model, data, device = _parse(doctor, "doctor", arguments)
-    from pathlib import Path
-
-    from crossproof.subject.doctor import examine, table
-    from crossproof.subject.subject import Subject
-
-    subject = Subject.load(model, device=device)
-    tokens = subject.source("validation", Path(data) if data else None).tokens(0, 4)
-    checks = examine(subject, tokens)
-    if as_json:
-        print(json.dumps([check.model_dump() for check in checks], indent=2))
-    else:
-        _console().print(table(checks))
-    return 0 if all(check.passed for check in checks) else 1
-
-
-def _zoo(arguments: list[str], as_json: bool) -> int:
-    from pathlib import Path
-    from typing import Annotated
-
-    import tyro
-
-    def zoo(rebuild: Annotated[tuple[str, ...], tyro.conf.Positional] = (), out: Path | None = None) -> Any:
-        """List the shipped models, or train some of them again.
-
-        Args:
-            rebuild: Names to train again, or `all`; none lists what is shipped.
-            out: Where to write rebuilt models. Default: over the shipped ones.
-        """
-        return rebuild, out
-
-    rebuild, out = _parse(zoo, "zoo", arguments)
-    from crossproof.subject.zoo import members
-
-    if rebuild:
-        from crossproof.subject.zoo.build import rebuild as build
-
-        build(rebuild, out)
-    rows = members()
-    if as_json:
-        print(json.dumps(rows, indent=2))
-    else:
-        _console().print(_table("zoo", rows))
-    return 0
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    # a pipe or a file has no width of its own: there, a table is as wide as it needs to be
-    return Console() if sys.stdout.isatty() else Console(width=160)
+def _evaluation(folder: Path, results: Evaluation) -> Outcome:
+    summary = (
+        f"mean unexplained {results.mean_unexplained:.2%} · {results.l0:.1f} active features per token · "
+        f"{results.dead:.2%} dead\nmodel's loss {results.loss:.4f} on {results.tokens:,} tokens of "
+        f"{results.texts} held-out texts"
+    )
+    sites = [site.model_dump() for site in results.sites]
+    return Outcome(results.model_dump(mode="json"), (_table(str(folder), sites), summary))
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> Any:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
-    for column in rows[0]:
-        table.add_column(column.replace("_", " "), justify="left" if isinstance(rows[0][column], str) else "right")
+    for column, value in rows[0].items():
+        table.add_column(column.replace("_", " "), justify="left" if isinstance(value, str) else "right")
     for row in rows:
-        table.add_row(*(value if isinstance(value, str) else _number(value) for value in row.values()))
+        table.add_row(*map(_cell, row.values()))
     return table
 
 
-def _number(value: Any) -> str:
+def _cell(value: Any) -> str:
     if value is None:
         return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
-
-
-def _print_evaluation(name: str, results: Evaluation, as_json: bool) -> None:
-    if as_json:
-        print(results.model_dump_json(indent=2))
-        return
-    console = _console()
-    console.print(_table(name, [site.model_dump() for site in results.sites]))
-    console.print(
-        f"mean unexplained {results.mean_unexplained:.2%} · {results.l0:.1f} active features per token · "
-        f"{results.dead:.2%} dead · model's loss {results.loss:.4f} on {results.tokens:,} tokens of {results.texts} texts"
-    )
-
-
-VERBS = {
-    "train": Verb("Train a crosscoder on a model, evaluate it and save it in a run folder.", _train),
-    "show": Verb("Print what a run found.", _show),
-    "doctor": Verb("Test on a model everything that the library relies on.", _doctor),
-    "zoo": Verb("List the shipped models with their losses beside n-gram baselines, or train them again.", _zoo),
-}
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 if __name__ == "__main__":

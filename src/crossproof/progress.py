@@ -40,6 +40,8 @@ def progress(what: str, total: int, unit: str, done: int = 0) -> Iterator[Advanc
         task = bar.add_task(what, total=total, completed=done, note="")
 
         def advance(amount: int, note: str = "") -> None:
-            bar.update(task, advance=amount, **({"note": note} if note else {}))
+            bar.update(task, advance=amount)
+            if note:
+                bar.update(task, note=note)
 
         yield advance

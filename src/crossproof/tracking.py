@@ -25,7 +25,9 @@ def tracker(config: TrainConfig) -> Callable[[dict[str, float]], None] | None:
     if config.track == "wandb":
         # the same folder is the same run, so that a resumed run goes on in the same chart
         name = hashlib.sha256(str(config.out.resolve()).encode()).hexdigest()[:12]
-        service.init(project="crossproof", name=config.out.name, id=name, resume="allow", config=settings, dir=config.out)
+        service.init(
+            project="crossproof", name=config.out.name, id=name, resume="allow", config=settings, dir=config.out
+        )
     else:
         service.init(project="crossproof", name=config.out.name, resume="allow", config=settings)
 

@@ -14,7 +14,9 @@ from crossproof.errors import CrossproofError
 from tests.crosscoder import toys
 
 
-def batch(coder: Crosscoder, dead: Tensor | None = None, progress: float = 1.0, dtype: torch.dtype = torch.float32) -> Batch:
+def batch(
+    coder: Crosscoder, dead: Tensor | None = None, progress: float = 1.0, dtype: torch.dtype = torch.float32
+) -> Batch:
     x = coder.scaled(toys.sparse_data(16).to(dtype))
     encoding = coder.encode_batch(x)
     dead = torch.zeros(coder.config.features, dtype=torch.bool) if dead is None else dead

@@ -47,15 +47,15 @@ def positives(pre: Tensor) -> list[tuple[float, int, int]]:
 @given(cases, st.integers(1, 12))
 def test_topk_keeps_the_k_largest_positive_of_every_token(pre: Tensor, k: int) -> None:
     k = min(k, pre.shape[1])
-    expected = set().union(
-        *(largest([e for e in positives(pre) if e[1] == row], k) for row in range(pre.shape[0]))
-    )
+    expected = set().union(*(largest([e for e in positives(pre) if e[1] == row], k) for row in range(pre.shape[0])))
     assert active(selection.topk(pre, k)) == expected
 
 
 @settings(deadline=None, max_examples=150)
 @given(cases, st.integers(1, 12), st.sampled_from([0.0, 0.5, 1.5, 1e9]))
-def test_batchtopk_keeps_the_largest_positive_of_the_batch_whatever_the_guess(pre: Tensor, k: int, below: float) -> None:
+def test_batchtopk_keeps_the_largest_positive_of_the_batch_whatever_the_guess(
+    pre: Tensor, k: int, below: float
+) -> None:
     k = min(k, pre.shape[1])
     expected = largest(positives(pre), k * pre.shape[0])
     got = active(selection.batchtopk(pre, k, below))

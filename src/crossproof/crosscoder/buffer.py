@@ -1,14 +1,15 @@
 """An endless stream of shuffled batches of activations, harvested from a subject as they are needed.
 
 Texts are read in order. A chunk of about `buffer_tokens` tokens is harvested, shuffled and handed out batch by batch,
-then the next chunk is harvested. Everything depends on the seed and on where a chunk starts, so a position in the stream
-is two integers, and going back to it costs one harvest.
+then the next chunk is harvested. Everything depends on the seed and on where a chunk starts, so a position in the
+stream is two integers, and going back to it costs one harvest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -52,10 +53,11 @@ class ActivationStream:
         return self
 
     def __next__(self) -> Float[Tensor, "batch site width"]:
-        if self._chunk is not None and (self.next_batch + 1) * self.batch_tokens > self._chunk.shape[0]:
+        chunk = self._filled()
+        if (self.next_batch + 1) * self.batch_tokens > chunk.shape[0]:
             # The last tokens that do not fill a batch are dropped: less than one batch per chunk.
             self.first_text, self.next_batch, self._chunk = self._next_text, 0, None
-        chunk = self._filled()
+            chunk = self._filled()
         rows = self._order[self.next_batch * self.batch_tokens : (self.next_batch + 1) * self.batch_tokens]
         self.next_batch += 1
         return chunk[rows.to(chunk.device)]
@@ -91,6 +93,8 @@ class ActivationStream:
                 tokens, text = tokens + part.shape[0], text + self.texts_per_pass
                 bar(part.shape[0])
         self._chunk, self._next_text = torch.cat(parts), text
-        generator = torch.Generator().manual_seed((self.seed << 40) + self.first_text)
+        # torch keeps only 32 bits of a seed, so the two numbers are mixed into that many
+        mixed = np.random.SeedSequence([self.seed, self.first_text]).generate_state(1)[0]
+        generator = torch.Generator().manual_seed(int(mixed))
         self._order = torch.randperm(self._chunk.shape[0], generator=generator)
         return self._chunk

@@ -103,7 +103,7 @@ def encoded_values(
     pattern: Pattern,
 ) -> Float[Tensor, "entry"]:
     """The pre-activations `pre` = x @ W_encᵀ + b_enc at the entries of the pattern, with gradients to all three."""
-    entries: Tensor = _EncodedValues.apply(x, W_enc, b_enc, pre.detach(), pattern)
+    entries: Tensor = _EncodedValues.apply(x, W_enc, b_enc, pre.detach(), pattern)  # type: ignore[no-untyped-call]
     return entries
 
 
@@ -126,7 +126,7 @@ def decode(
     )
     if b_dec is not None:
         out += b_dec  # in place: a copy of a whole batch costs more than the lookup that made it
-    with_gradient: Tensor = _AddDecoderGradient.apply(out, W_dec, values.detach(), pattern)
+    with_gradient: Tensor = _AddDecoderGradient.apply(out, W_dec, values.detach(), pattern)  # type: ignore[no-untyped-call]
     return with_gradient
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Literal[1] = 1
 """Raised whenever a saved crosscoder changes meaning; older files are migrated, newer ones refused."""
 
 Activation = Literal["relu", "topk", "batchtopk", "jumprelu"]
@@ -46,7 +46,7 @@ class CrosscoderConfig(Strict):
     k: Count | None = None
     bandwidth: Positive | None = None
     site_scales: tuple[Positive, ...] | None = None
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1] = 1
 
     @model_validator(mode="after")
     def _consistent(self) -> CrosscoderConfig:
@@ -72,7 +72,7 @@ class DictionaryConfig(Strict):
     out: Path
     """The run folder. An unfinished run found there is resumed."""
     sites: tuple[str, ...] = ()
-    """Hook names or globs such as 'blocks.*.hook_resid_pre'. Default: the 4 sites of every block and the last output."""
+    """Hook names or globs such as 'blocks.*.hook_resid_pre'. Default: four sites of every block and the last."""
     data: Path | None = None
     """Texts to train on: a .txt or .jsonl file. Zoo models bring their own."""
     features: Count = 1024
@@ -134,7 +134,7 @@ class FitConfig(Strict):
     """BatchTopK: how slowly the inference threshold follows the smallest activation kept in a batch."""
     bf16: bool = False
     """Run the encoder product in bfloat16 (for GPUs); everything that is summed or stored stays float32."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     """Fixes initialisation and data order; the same seed on the same machine gives the same bits."""
     log_every: Count = 50
     """Steps between lines of metrics.jsonl."""

@@ -23,7 +23,7 @@ class SiteScore(BaseModel):
     unexplained: float
     """Squared error over variance, both summed over tokens and coordinates, in raw units."""
     cosine: float
-    """Mean cosine between an activation and its reconstruction."""
+    """Mean cosine between an activation and its reconstruction, where the activation is not zero."""
     loss_spliced: float
     """The model's loss with this site replaced by its reconstruction."""
     loss_mean: float
@@ -120,16 +120,9 @@ def _score(site: str, *numbers: float) -> SiteScore:
     return SiteScore(site=site, **dict(zip(names, numbers, strict=True)))
 
 
-def decoder_profile(
-    coder: Crosscoder, live: Tensor
-) -> tuple[Float[Tensor, "site"], Float[Tensor, "site"]]:
+def decoder_profile(coder: Crosscoder, live: Tensor) -> tuple[Float[Tensor, "site"], Float[Tensor, "site"]]:
     """How live features are spread over the sites: mean share of the norm, and cosine to the strongest direction."""
-    scales = coder.config.site_scales
-    weights = coder.decoder[live]
-    if scales is not None:  # a loaded crosscoder is in raw units; norms of different sites compare in scaled ones
-        weights = weights * weights.new_tensor(scales)[:, None]
-    else:
-        weights = weights * coder.scale[:, None]
+    weights = coder.decoder[live] * coder.site_scales[:, None]  # norms of different sites compare in scaled units
     norms = weights.norm(dim=2)
     strongest = weights[torch.arange(len(weights)), norms.argmax(1)]
     cosines = torch.cosine_similarity(weights, strongest[:, None], dim=2)
@@ -145,7 +138,9 @@ class _Sums:
         self.tokens, self.active = 0, 0
         self.fired = torch.zeros(coder.config.features, dtype=torch.long)
         self.total = torch.zeros(n_sites, width, dtype=torch.float64)
-        self.squares, self.errors, self.cosines = (torch.zeros(n_sites, dtype=torch.float64) for _ in range(3))
+        self.squares, self.errors, self.cosines, self.nonzero = (
+            torch.zeros(n_sites, dtype=torch.float64) for _ in range(4)
+        )
 
     def add(self, activations: Float[Tensor, "row site width"]) -> None:
         codes = self.coder.encode(activations)
@@ -158,6 +153,7 @@ class _Sums:
         self.squares += activations.double().square().sum((0, 2)).cpu()
         self.errors += (activations - reconstruction).double().square().sum((0, 2)).cpu()
         self.cosines += torch.cosine_similarity(activations, reconstruction, dim=2).double().sum(0).cpu()
+        self.nonzero += activations.any(dim=2).sum(0).cpu()
 
     def mean(self) -> Float[Tensor, "site width"]:
         return (self.total / self.tokens).to(self.coder.W_enc)
@@ -167,4 +163,4 @@ class _Sums:
         return self.errors / variance
 
     def cosine(self) -> Float[Tensor, "site"]:
-        return self.cosines / self.tokens
+        return self.cosines / self.nonzero

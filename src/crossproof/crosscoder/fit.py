@@ -56,7 +56,7 @@ class Training:
         self.tokens_since_fired = torch.zeros_like(self.coder.b_enc, dtype=torch.long)
 
     def advance(self, activations: Float[Tensor, "row site width"]) -> dict[str, Tensor]:
-        """One optimiser step on a batch of raw activations. Returns its numbers as tensors, without waiting for them."""
+        """One optimiser step on a batch of raw activations. Returns its numbers as tensors, not waiting for them."""
         coder, config = self.coder, self.config
         if self._scaled.shape != activations.shape:
             self._scaled = torch.empty_like(activations)

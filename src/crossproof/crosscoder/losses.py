@@ -39,7 +39,8 @@ class Batch:
 class Term(Protocol):
     """One weighted term of the objective; `name` is its column in metrics.jsonl."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def __call__(self, batch: Batch) -> Float[Tensor, ""]: ...
 

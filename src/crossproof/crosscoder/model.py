@@ -73,6 +73,12 @@ class Crosscoder(nn.Module):
         return self.b_dec.unflatten(0, (len(self.config.sites), self.config.width)) / self.scale[:, None]
 
     @property
+    def site_scales(self) -> Float[Tensor, "site"]:
+        """s_v, whether it is still outside the weights or was folded into them when this crosscoder was saved."""
+        folded = self.config.site_scales
+        return self.scale if folded is None else self.scale * self.scale.new_tensor(folded)
+
+    @property
     def thresholds(self) -> Float[Tensor, "feature"]:
         """The activation above which each feature is active outside training."""
         if self.log_threshold is not None:
@@ -146,8 +152,9 @@ class Crosscoder(nn.Module):
             pattern = selection.around(pre, theta, bandwidth)
             z = encoded_values(x, self.W_enc, self.b_enc, pre, pattern)
             at_entries = theta[pattern.features]
-            values = selection.Jump.apply(z, at_entries, bandwidth)
-            l0 = selection.Step.apply(z, at_entries, bandwidth).sum() / pattern.n_rows
+            values = selection.Jump.apply(z, at_entries, bandwidth)  # type: ignore[no-untyped-call]
+            steps: Tensor = selection.Step.apply(z, at_entries, bandwidth)  # type: ignore[no-untyped-call]
+            l0 = steps.sum() / pattern.n_rows
             return Encoding(Codes(pattern, values), pre, l0)
         pattern = self._select_batch(pre, threshold_momentum)
         codes = Codes(pattern, encoded_values(x, self.W_enc, self.b_enc, pre, pattern))
@@ -182,7 +189,7 @@ class Crosscoder(nn.Module):
         """The same function with the site scales inside the weights: what is saved."""
         config = self.config
         if not bool((self.scale == 1).all()):
-            config = config.model_copy(update={"site_scales": tuple(self.scale.tolist())})
+            config = config.model_copy(update={"site_scales": tuple(self.site_scales.tolist())})
         copy = Crosscoder(config).to(self.W_enc.device)
         per_input = self.scale.repeat_interleave(self.config.width)
         state = {name: tensor.clone() for name, tensor in self.state_dict().items()}
@@ -201,10 +208,12 @@ class Crosscoder(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str | Path, device: str = "cpu") -> Crosscoder:
-        """Read a crosscoder from a folder, or from a repository of the hub."""
+        """Read a crosscoder from its folder, from the folder of the run that trained it, or from the hub."""
         from crossproof.crosscoder import store
 
         return store.load(name, device)
+
+    load = from_pretrained
 
     def push_to_hub(self, repo_id: str, private: bool = False) -> None:
         from crossproof.crosscoder import store

@@ -18,6 +18,8 @@ from crossproof.errors import BadFile, CrossproofError
 from crossproof.files import read_json, read_safetensors, recover_folder, replace_folder, write_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+IN_RUN = "crosscoder"
+"""The folder of a training run that holds its crosscoder."""
 
 
 def save(coder: Crosscoder, folder: Path) -> None:
@@ -25,13 +27,19 @@ def save(coder: Crosscoder, folder: Path) -> None:
     tensors = {name: value.contiguous().cpu() for name, value in folded.state_dict().items() if name != "scale"}
     with replace_folder(folder) as new:
         save_file(tensors, new / WEIGHTS)
-        record = {"library": "crossproof", **folded.config.model_dump(mode="json"), "weights_sha256": _hash(new / WEIGHTS)}
+        record = {
+            "library": "crossproof",
+            **folded.config.model_dump(mode="json"),
+            "weights_sha256": _hash(new / WEIGHTS),
+        }
         write_json(new / CONFIG, record)
 
 
 def load(name: str | Path, device: str = "cpu") -> Crosscoder:
     folder = Path(name)
-    if not recover_folder(folder):
+    if recover_folder(folder / IN_RUN):
+        folder = folder / IN_RUN
+    elif not recover_folder(folder):
         folder = _download(str(name))
     record = read_json(folder / CONFIG)
     config = _config(record, folder / CONFIG)
@@ -89,7 +97,7 @@ def _config(record: object, path: Path) -> CrosscoderConfig:
 
 def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))

@@ -1,12 +1,11 @@
 """Train a crosscoder on a subject: binds the training loop to a model, its text and a run folder.
 
-    run.json  metrics.jsonl  checkpoint/  crosscoder/{config.json, model.safetensors}  results.json
+run.json  metrics.jsonl  checkpoint/  crosscoder/{config.json, model.safetensors}  results.json
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -19,12 +18,10 @@ from crossproof.crosscoder.fit import fit
 from crossproof.crosscoder.initialise import initialise
 from crossproof.crosscoder.losses import Term
 from crossproof.crosscoder.model import Crosscoder
+from crossproof.crosscoder.store import IN_RUN
 from crossproof.errors import CrossproofError
 from crossproof.subject.subject import Subject
 from crossproof.tracking import tracker
-
-CROSSCODER = "crosscoder"
-"""The folder in a run folder that holds the trained crosscoder."""
 
 
 def train(config: TrainConfig, extra_terms: Sequence[Term] = ()) -> Evaluation:
@@ -45,7 +42,7 @@ def train(config: TrainConfig, extra_terms: Sequence[Term] = ()) -> Evaluation:
         torch.manual_seed(config.seed)
         initialise(coder, stream.sample(), config.init, config.decoder_norm, generator)
     fit(coder, stream, config, config.out, extra_terms, tracker(config))
-    coder.save_pretrained(config.out / CROSSCODER)
+    coder.save_pretrained(config.out / IN_RUN)
     held_out = subject.source("validation", config.data).tokens(0, config.eval_texts)
     results = evaluate(subject, coder, held_out.to(config.device))
     runs.finish(config.out, run, results, clock.seconds())
@@ -67,8 +64,3 @@ def new_crosscoder(config: TrainConfig, subject: Subject, sites: Sequence[str]) 
         bandwidth=config.bandwidth if config.activation == "jumprelu" else None,
     )
     return Crosscoder(shape).to(config.device)
-
-
-def trained(run_folder: Path) -> Crosscoder:
-    """The crosscoder of a finished training run."""
-    return Crosscoder.from_pretrained(run_folder / CROSSCODER)

