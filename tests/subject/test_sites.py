@@ -172,6 +172,21 @@ def test_an_unknown_site_names_the_nearest_and_how_to_see_all() -> None:
             ask()
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_site_that_can_be_written_reaches_the_logits(family: str) -> None:
+    model, tokens = subject(family), some_tokens(family)
+    base = model.logits(tokens)
+    refused = []
+    for site in model.sites:
+        try:
+            changed = model.logits(tokens, {site: lambda value: value + 0.3 * noise_like(value)})
+        except UnsupportedModel:
+            refused.append(site.split(".")[-1])
+        else:
+            assert not torch.equal(changed, base), site
+    assert refused == (["hook_pattern", "hook_attn_scores"] * 2 if family == "neo" else [])
+
+
 class Gain(nn.Module):
     """A norm in the style of HookedTransformer's RMSNorm: its hook shows the value before the gain."""
 

@@ -11,6 +11,9 @@ that knows how:
   at the entrance of the second norm, where writing misses the skip path, so we write it as a change of what the
   attention adds: attn_out + (new mid − mid), with mid = resid_pre + attn_out as it is in this run. Both paths see the
   change, and writing back the same value changes nothing, to the last bit.
+- Attention patterns and scores that a model reports after its attention has run, as TransformerBridge does for GPT-Neo:
+  the pattern can be read and is refused to writers, whom it would not obey; what is called scores is the pattern again
+  and is refused. `Attention.scores` of `units.py` computes them.
 - TransformerBridge's own `hook_in` and `hook_out` names are left out: each is another name for a site, or an argument
   of a submodule.
 
@@ -61,6 +64,8 @@ class Site:
     """For a residual stream that cannot be written where it is seen: the hooks of the two values whose sum it is."""
     refusal: str = ""
     """Why this site cannot be used, for a site whose name would promise something else than its value."""
+    read_only: str = ""
+    """Why this site cannot be written, for a site whose value nothing is computed from."""
 
     def vector_width(self) -> int:
         self.check()
@@ -75,6 +80,8 @@ class Site:
     def writing_hooks(self, replace: Replace) -> list[tuple[str, Hook]]:
         """The hooks that replace this site's value, with its true effect on everything after it."""
         self.check()
+        if self.read_only:
+            raise UnsupportedModel(f"site {self.name} cannot be written: {self.read_only}")
 
         def checked(value: Tensor) -> Tensor:
             new = replace(value)
@@ -173,10 +180,21 @@ def _describe(
         output = outputs.get(norm)
         if output is None or output.shape != value.shape or not torch.allclose(output, value, rtol=1e-4, atol=1e-5):
             return Site(name, name, width, refusal="it shows the value before the norm's gain and bias; fold the norms")
+    attention = re.fullmatch(r"(blocks\.\d+)\.attn\.hook_(pattern|attn_scores)", name)
+    if attention and _fires_after(f"{attention[1]}.hook_attn_out", name, values):
+        late = "the model reports it after its attention has run"
+        if attention[2] == "attn_scores":
+            return Site(name, name, width, refusal=f"{late}, and what it reports is the pattern")
+        return Site(name, name, width, read_only=late)
     block = re.fullmatch(r"(blocks\.\d+)\.hook_resid_mid", name)
     if block and points.get(name) is points.get(f"{block[1]}.ln2.hook_in", object()):
         return Site(name, name, width, addends=(f"{block[1]}.hook_resid_pre", f"{block[1]}.hook_attn_out"))
     return Site(name, name, width)
+
+
+def _fires_after(earlier: str, later: str, values: Mapping[str, Any]) -> bool:
+    order = list(values)
+    return earlier in values and order.index(earlier) < order.index(later)
 
 
 def _points(model: Any) -> Mapping[str, Any]:
