@@ -74,4 +74,5 @@ def test_a_member_of_the_zoo_brings_its_texts() -> None:
     assert planted.name in zoo.names()
     assert planted.texts(3).ids.shape[0] == 3
     assert planted.units
+    assert planted.source("train").tokens(0, 1).n_kept
     assert planted.loss(planted.texts(3)) > 0

@@ -12,8 +12,8 @@ returns may want one, and then the logits carry it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,9 @@ from .tokens import NO_TARGET, Tokens, TokenSource
 if TYPE_CHECKING:
     from .units import Unit
 
+Sources = TokenSource | Mapping[str, TokenSource] | Callable[[str], TokenSource]
+"""Texts: one source for every split, a source by split, or a function that opens the source of a split."""
+
 
 class Subject:
     """One model. `load` opens it by name; `wrap` takes any object with `run_with_cache` and `run_with_hooks`."""
@@ -39,7 +42,7 @@ class Subject:
         model: Any,
         name: str,
         tokenizer: Any = None,
-        source: TokenSource | Mapping[str, TokenSource] | None = None,
+        source: Sources | None = None,
         prepend_bos: bool = True,
     ) -> None:
         missing = [needed for needed in ("run_with_cache", "run_with_hooks") if not hasattr(model, needed)]
@@ -69,9 +72,8 @@ class Subject:
         model = load_model(name, device, dtype)
         if name not in zoo.names():
             return cls(model, name, getattr(model, "tokenizer", None))
-        source = {split: zoo.source(name, split) for split in ("train", "validation")}
         prepend_bos = bool(getattr(model.cfg, "default_prepend_bos", True))
-        return cls(model, name, getattr(model, "tokenizer", None), source, prepend_bos)
+        return cls(model, name, getattr(model, "tokenizer", None), partial(zoo.source, name), prepend_bos)
 
     @classmethod
     def wrap(
@@ -79,9 +81,9 @@ class Subject:
         model: Any,
         name: str,
         tokenizer: Any = None,
-        source: TokenSource | Mapping[str, TokenSource] | None = None,
+        source: Sources | None = None,
     ) -> Subject:
-        """A model that is already in memory. `source` serves every split, or a mapping gives one for each."""
+        """A model that is already in memory: it is put in evaluation mode and its weights are frozen."""
         return cls(model, name, tokenizer if tokenizer is not None else getattr(model, "tokenizer", None), source)
 
     def __repr__(self) -> str:
@@ -149,8 +151,10 @@ class Subject:
             return TextSource(read_texts(texts) if isinstance(texts, Path) else texts, self.tokens, split)
         if self._source is None:
             raise CrossproofError(f"{self.name} brings no texts: give source() a list of texts or the path of a file")
-        if not isinstance(self._source, Mapping):
+        if isinstance(self._source, TokenSource):
             return self._source
+        if not isinstance(self._source, Mapping):
+            return self._source(split)
         if split not in self._source:
             raise CrossproofError(f"no split {split!r}: {self.name} has the splits {', '.join(self._source)}")
         return self._source[split]
