@@ -49,7 +49,7 @@ RECIPE = (
 """The paper's sites of every block; to them comes the last block's resid_post."""
 
 _PROBE_TEXTS, _PROBE_POSITIONS = 2, 3
-"""Two numbers that no width of interest has, so that [text, pos, width] is recognised by its shape."""
+"""A value of shape [2, 3, width] is taken for one vector per position of each text; heads have a fourth axis."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Site:
     name: str
     hook: str
     width: int | None
-    """None where the value is not one vector for every position of every text: heads, patterns, scales."""
+    """None where the value is not one vector for every position of every text: heads, patterns."""
     addends: tuple[str, str] | None = None
     """For a residual stream that cannot be written where it is seen: the hooks of the two values whose sum it is."""
     refusal: str = ""
