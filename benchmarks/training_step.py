@@ -3,7 +3,9 @@
 The dense yardstick is the plain way to write the step: addmm, ReLU, topk over the flattened batch, scatter, addmm,
 squared error, Adam. Both start from the same weights and see the same batches, and their losses must agree.
 
-    python benchmarks/training_step.py            # a table
+A second table says from which density of codes on a dense product is the faster one (`DENSE_ABOVE` of codes.py).
+
+    python benchmarks/training_step.py            # two tables
     python benchmarks/training_step.py --json     # the same as JSON
 """
 
@@ -23,6 +25,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from crossproof.crosscoder import codes
+from crossproof.crosscoder.codes import Pattern
 from crossproof.crosscoder.config import CrosscoderConfig, FitConfig, Site
 from crossproof.crosscoder.fit import Training
 from crossproof.crosscoder.losses import Reconstruction
@@ -111,6 +115,34 @@ def measure(geometry: dict[str, int], repeats: int) -> dict[str, object]:
     }
 
 
+def crossover(repeats: int) -> list[dict[str, float]]:
+    """Decoding and its gradients, sparse and dense, on the same random codes of growing density."""
+    rows, features, outputs = 512, 2048, 17 * 256
+    torch.manual_seed(0)
+    W, upstream = torch.randn(features, outputs, requires_grad=True), torch.randn(rows, outputs)
+    results = []
+    for density in (0.01, 0.03, 0.05, 0.1, 0.2, 0.5):
+        flat = torch.nonzero(torch.rand(rows * features) < density).squeeze(1)
+        pattern = Pattern.from_flat(flat, rows, features)
+        values = torch.rand(pattern.n_entries, requires_grad=True)
+        times: dict[str, list[float]] = {"sparse": [], "dense": []}
+        for _ in range(repeats + 1):
+            for which, limit in (("sparse", 1.0), ("dense", 0.0)):
+                codes.DENSE_ABOVE = limit
+                seconds, _ = clock(partial(decode_both_ways, pattern, values, W, upstream))
+                times[which].append(seconds)
+        sparse, dense = (statistics.median(times[which][1:]) for which in ("sparse", "dense"))
+        results.append(
+            {"density": density, "sparse_ms": 1e3 * sparse, "dense_ms": 1e3 * dense, "ratio": sparse / dense}
+        )
+    return results
+
+
+def decode_both_ways(pattern: Pattern, values: Tensor, W: Tensor, upstream: Tensor) -> None:
+    fresh = Pattern(pattern.features, pattern.row_starts, pattern.n_features)  # nothing cached from the last time
+    torch.autograd.grad(codes.decode(codes.Codes(fresh, values), W, None), [values, W], upstream)
+
+
 def our_step(training: Training, batch: Tensor) -> float:
     return float(training.advance(batch)["loss"])
 
@@ -154,8 +186,10 @@ def main() -> None:
         memory_of(arguments.memory[0], json.loads(arguments.memory[1]))
         return
     results = [measure(geometry, arguments.repeats) for geometry in GEOMETRIES]
+    densities = crossover(max(1, arguments.repeats // 3))
     if arguments.json:
-        print(json.dumps({"benchmark": "training_step", "threads": arguments.threads, "results": results}, indent=2))
+        found = {"benchmark": "training_step", "threads": arguments.threads, "results": results, "crossover": densities}
+        print(json.dumps(found, indent=2))
         return
     print("sites  width  features   k  batch   ours ms  dense ms  encoder ms  ratio (min–max)       peak MB ours/dense")
     for r in results:
@@ -167,6 +201,9 @@ def main() -> None:
             f"{r['ratio_max']:.3f})   {peak['ours']:.0f}/{peak['dense']:.0f}  loss agrees to "
             f"{r['worst_relative_loss_difference']:.1e}"
         )
+    print("\ndensity of codes   sparse ms   dense ms   ratio")
+    for row in densities:
+        print(f"{row['density']:16.2f}   {row['sparse_ms']:9.1f}   {row['dense_ms']:8.1f}   {row['ratio']:5.2f}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Nothing heavy is imported before the command is known, and no help needs torch.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -58,16 +59,17 @@ def doctor(model: Annotated[str, tyro.conf.Positional], data: Path | None = None
 
     Args:
         model: A zoo name, a local folder or a hub id.
-        data: Texts to test on, if the model brings none: a .txt or .jsonl file.
+        data: Texts to test on, a .txt or .jsonl file. Default: the model's own, or random tokens.
         device: cpu, cuda or cuda:N.
     """
     from crossproof.subject.doctor import examine, table
     from crossproof.subject.subject import Subject
 
     subject = Subject.load(model, device=device)
-    checks = examine(subject, subject.source("validation", data).tokens(0, 4))
+    checks = examine(subject, subject.source("validation", data).tokens(0, 4) if data else None)
     passed = all(check.passed for check in checks)
-    return Outcome([asdict(check) for check in checks], (table(checks),), status=0 if passed else 1)
+    rows = [asdict(check) | {"difference": _finite(check.difference)} for check in checks]
+    return Outcome(rows, (table(checks),), status=0 if passed else 1)
 
 
 def zoo(
@@ -140,7 +142,7 @@ def _run(name: str, arguments: list[str]) -> Outcome:
 
 def _print(outcome: Outcome, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(outcome.data, indent=2))
+        print(json.dumps(outcome.data, indent=2, allow_nan=False))
         return
     from rich.console import Console
 
@@ -176,6 +178,11 @@ def _evaluation(folder: Path, results: Evaluation) -> Outcome:
     )
     sites = [site.model_dump() for site in results.sites]
     return Outcome(results.model_dump(mode="json"), (_table(str(folder), sites), summary))
+
+
+def _finite(number: float) -> float | None:
+    """JSON has no word for what is not a number."""
+    return number if math.isfinite(number) else None
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> Any:

@@ -15,8 +15,10 @@ import torch
 
 from crossproof.crosscoder import checkpoint
 from crossproof.crosscoder.buffer import ActivationStream
-from crossproof.crosscoder.config import CrosscoderConfig, Site, TrainConfig
+from crossproof.crosscoder.config import CrosscoderConfig, FitConfig, Site, TrainConfig
 from crossproof.crosscoder.evaluate import Evaluation, evaluate
+from crossproof.crosscoder.fit import Training, default_terms
+from crossproof.crosscoder.initialise import initialise
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.crosscoder.store import IN_RUN
 from crossproof.crosscoder.train import train
@@ -167,7 +169,7 @@ def test_a_run_folder_with_other_settings_is_refused_by_field(tmp_path: Path) ->
 
 def test_the_stream_is_shuffled_complete_and_returns_to_any_position(planted: Subject) -> None:
     def stream() -> ActivationStream:
-        return ActivationStream(planted, planted.source("train"), SITES, 50, 500, texts_per_pass=4, seed=3)
+        return ActivationStream([(planted, SITES)], planted.source("train"), 50, 500, texts_per_pass=4, seed=3)
 
     first = stream()
     chunk = first.sample().clone()
@@ -189,10 +191,30 @@ def test_the_stream_is_shuffled_complete_and_returns_to_any_position(planted: Su
 
 def test_other_seeds_see_other_orders(planted: Subject) -> None:
     batches = [
-        next(ActivationStream(planted, planted.source("train"), SITES, 50, 500, texts_per_pass=4, seed=seed))
+        next(ActivationStream([(planted, SITES)], planted.source("train"), 50, 500, texts_per_pass=4, seed=seed))
         for seed in (0, 1)
     ]
     assert not torch.equal(*batches)
+
+
+def test_one_stream_reads_several_models_on_the_same_tokens(planted: Subject) -> None:
+    other = Subject.load("planted")
+    with torch.no_grad():
+        other.model.blocks[1].mlp.W_out.mul_(2)
+    both = ActivationStream(
+        [(planted, SITES[:1]), (other, SITES[2:])], planted.source("train"), 50, 500, texts_per_pass=4, seed=0
+    )
+    alone = ActivationStream([(planted, SITES)], planted.source("train"), 50, 500, texts_per_pass=4, seed=0)
+    pair, single = next(both), next(alone)
+    assert torch.equal(pair[:, 0], single[:, 0])
+    assert not torch.allclose(pair[:, 1], single[:, 2])
+    sites = (Site(subject="base", hook=SITES[0]), Site(subject="tuned", hook=SITES[2]))
+    coder = Crosscoder(CrosscoderConfig(sites=sites, width=64, features=32, activation="topk", k=4))
+    config = FitConfig(steps=20, batch_tokens=50)
+    training = Training(coder, default_terms(coder, config), config)
+    initialise(coder, both.sample(), "data", 0.1, torch.Generator().manual_seed(0))
+    losses = [float(training.advance(next(both))["loss"]) for _ in range(20)]
+    assert losses[-1] < losses[0]
 
 
 class NoTokens:
@@ -207,14 +229,14 @@ class NoTokens:
 
 def test_texts_without_tokens_are_refused(planted: Subject) -> None:
     with pytest.raises(CrossproofError, match="no tokens: texts 0 to 4"):
-        next(ActivationStream(planted, NoTokens(), SITES, 50, 500, texts_per_pass=4, seed=0))
+        next(ActivationStream([(planted, SITES)], NoTokens(), 50, 500, texts_per_pass=4, seed=0))
     with pytest.raises(CrossproofError, match="no tokens"):
         evaluate(planted, true_dictionary(planted), NoTokens().tokens(0, 2))
 
 
 def test_a_buffer_smaller_than_a_batch_is_refused(planted: Subject) -> None:
     with pytest.raises(CrossproofError, match="buffer_tokens: 10 is less than one batch of 50"):
-        ActivationStream(planted, planted.source("train"), SITES, 50, 10, texts_per_pass=4, seed=0)
+        ActivationStream([(planted, SITES)], planted.source("train"), 50, 10, texts_per_pass=4, seed=0)
 
 
 def test_non_finite_activations_name_the_site_and_the_texts(planted: Subject) -> None:
@@ -222,7 +244,7 @@ def test_non_finite_activations_name_the_site_and_the_texts(planted: Subject) ->
     with torch.no_grad():
         broken.model.blocks[1].mlp.b_out[3] = torch.inf
     with pytest.raises(NonFinite, match=r"blocks\.1\.hook_resid_post.*texts 0 to 4 of the stream"):
-        next(ActivationStream(broken, broken.source("train"), SITES, 50, 500, texts_per_pass=4, seed=0))
+        next(ActivationStream([(broken, SITES)], broken.source("train"), 50, 500, texts_per_pass=4, seed=0))
 
 
 def test_unknown_sites_and_sites_of_different_widths_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""An endless stream of shuffled batches of activations, harvested from a subject as they are needed.
+"""An endless stream of shuffled batches of activations, harvested from one or several models as they are needed.
 
 Texts are read in order. A chunk of about `buffer_tokens` tokens is harvested, shuffled and handed out batch by batch,
 then the next chunk is harvested. Everything depends on the seed and on where a chunk starts, so a position in the
@@ -21,13 +21,16 @@ from crossproof.subject.tokens import TokenSource
 
 
 class ActivationStream:
-    """Yields [batch_tokens, site, width] in raw units, for ever."""
+    """Yields [batch_tokens, site, width] in raw units, for ever.
+
+    `reads` names the sites of each subject; the site axis holds them one subject after the other. Several subjects read
+    the same tokens, as a crosscoder that compares two models needs.
+    """
 
     def __init__(
         self,
-        subject: Subject,
+        reads: Sequence[tuple[Subject, Sequence[str]]],
         source: TokenSource,
-        sites: Sequence[str],
         batch_tokens: int,
         buffer_tokens: int,
         texts_per_pass: int,
@@ -38,7 +41,7 @@ class ActivationStream:
                 f"buffer_tokens: {buffer_tokens} is less than one batch of {batch_tokens} tokens; raise buffer_tokens "
                 "or lower batch_tokens"
             )
-        self.subject, self.source, self.sites = subject, source, tuple(sites)
+        self.reads, self.source = tuple(reads), source
         self.batch_tokens, self.buffer_tokens, self.texts_per_pass = batch_tokens, buffer_tokens, texts_per_pass
         self.seed = seed
         self.first_text = 0
@@ -86,7 +89,7 @@ class ActivationStream:
                         "beginning-of-text and padding)"
                     )
                 try:
-                    part = self.subject.harvest(batch, self.sites)
+                    part = torch.cat([subject.harvest(batch, sites) for subject, sites in self.reads], dim=1)
                 except NonFinite as error:
                     raise NonFinite(f"{error} (texts {text} to {text + self.texts_per_pass} of the stream)") from error
                 parts.append(part)

@@ -26,8 +26,8 @@ from torch import Tensor
 # Torch says so once per process, of every sparse CSR tensor; the products used here are tested against dense ones.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta", category=UserWarning)
 
-DENSE_ABOVE = 0.1
-"""Above this fraction of non-zeros a dense product is faster (measured: benchmarks/training_step.py --crossover)."""
+DENSE_ABOVE = 0.15
+"""Above this fraction of non-zeros a dense product is faster (benchmarks/training_step.py measures it)."""
 
 
 @dataclass(frozen=True)

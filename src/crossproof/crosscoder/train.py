@@ -34,7 +34,7 @@ def train(config: TrainConfig, extra_terms: Sequence[Term] = ()) -> Evaluation:
     sites = subject.find_sites(config.sites or subject.default_sites())
     source = subject.source("train", config.data)
     stream = ActivationStream(
-        subject, source, sites, config.batch_tokens, config.buffer_tokens, config.harvest_texts, config.seed
+        [(subject, sites)], source, config.batch_tokens, config.buffer_tokens, config.harvest_texts, config.seed
     )
     coder = new_crosscoder(config, subject, sites)
     if not checkpoint.exists(config.out):
