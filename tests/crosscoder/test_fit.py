@@ -162,6 +162,14 @@ def test_evaluating_and_logging_advance_no_dead_feature_counter() -> None:
     assert set(before.tolist()) <= {0, 32}
 
 
+def test_how_often_metrics_are_written_changes_nothing_else(tmp_path: Path) -> None:
+    often = CONFIG.model_copy(update={"log_every": 1})
+    fit(toys.crosscoder(), Stream(), CONFIG, tmp_path / "seldom")
+    fit(toys.crosscoder(), Stream(), often, tmp_path / "often")
+    states = [(tmp_path / run / "checkpoint" / "state.safetensors").read_bytes() for run in ("seldom", "often")]
+    assert states[0] == states[1]
+
+
 def test_every_named_term_is_part_of_the_loss() -> None:
     coder = toys.crosscoder("relu")
     config = FitConfig(l1_weight=0.1, dead_after=1, sparsity_warmup=0)
