@@ -176,8 +176,20 @@ def _evaluation(folder: Path, results: Evaluation) -> Outcome:
         f"{results.dead:.2%} dead\nmodel's loss {results.loss:.4f} on {results.tokens:,} tokens of "
         f"{results.texts} held-out texts"
     )
-    sites = [site.model_dump() for site in results.sites]
-    return Outcome(results.model_dump(mode="json"), (_table(str(folder), sites), summary))
+    # what fits a terminal of 80 columns; the rest is in results.json
+    rows = [
+        {
+            "site": site.site,
+            "unexpl.": f"{site.unexplained:.2%}",
+            "cosine": f"{site.cosine:.3f}",
+            "spliced": f"{site.loss_spliced:.3f}",
+            "mean": f"{site.loss_mean:.3f}",
+            "recov.": f"{site.loss_recovered:.1%}",
+            "share": f"{site.decoder_share:.1%}",
+        }
+        for site in results.sites
+    ]
+    return Outcome(results.model_dump(mode="json"), (_table(str(folder), rows), summary))
 
 
 def _finite(number: float) -> float | None:
@@ -186,11 +198,12 @@ def _finite(number: float) -> float | None:
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> Any:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
-    for column, value in rows[0].items():
-        table.add_column(column.replace("_", " "), justify="left" if isinstance(value, str) else "right")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(rows[0]):
+        table.add_column(column.replace("_", " "), justify="right" if i else "left", no_wrap=True)
     for row in rows:
         table.add_row(*map(_cell, row.values()))
     return table
