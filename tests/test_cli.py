@@ -84,7 +84,10 @@ def test_train_and_show_print_the_same_json(capsys: pytest.CaptureFixture[str], 
 
 def test_the_doctor_exits_with_0_on_a_sound_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "planted", "--json"]) == 0
-    assert all(check["passed"] for check in json.loads(capsys.readouterr().out))
+    found = json.loads(capsys.readouterr().out)
+    assert found["passed"]
+    assert all(check["passed"] for check in found["checks"])
+    assert any("MLP of" in line for line in found["found"])
 
 
 def test_the_zoo_lists_its_members(capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,14 +62,16 @@ def doctor(model: Annotated[str, tyro.conf.Positional], data: Path | None = None
         data: Texts to test on, a .txt or .jsonl file. Default: the model's own, or random tokens.
         device: cpu, cuda or cuda:N.
     """
-    from crossproof.subject.doctor import examine, table
+    from crossproof.subject.doctor import describe, examine, table
     from crossproof.subject.subject import Subject
 
     subject = Subject.load(model, device=device)
     checks = examine(subject, subject.source("validation", data).tokens(0, 4) if data else None)
     passed = all(check.passed for check in checks)
     rows = [asdict(check) | {"difference": _finite(check.difference)} for check in checks]
-    return Outcome(rows, (table(checks),), status=0 if passed else 1)
+    found = describe(subject)
+    data = {"model": model, "passed": passed, "found": found, "checks": rows}
+    return Outcome(data, (f"[bold]{model}[/]", *found, table(checks)), status=0 if passed else 1)
 
 
 def zoo(

@@ -11,6 +11,7 @@ The sites tested are the paper's recipe and those that units read and write.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from torch import Tensor
 from ..errors import UnsupportedModel
 from .patch import splice
 from .tokens import NO_TARGET, Tokens
+from .units import Attention, GatedMLP, Norm, Unembedding
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -70,6 +72,33 @@ def examine(subject: Subject, tokens: Tokens | None = None) -> list[Check]:
         units = ()
         checks = [Check("units known", subject.name, torch.nan, False, str(error))]
     return checks + _Examination(subject, tokens, units).checks()
+
+
+def describe(subject: Subject) -> list[str]:
+    """What the model is made of: its size, and every kind of unit with how many there are."""
+    parallel = "blocks.0.hook_attn_out" in subject.sites and "blocks.0.hook_resid_mid" not in subject.sites
+    blocks = f"{subject.n_layers} {'parallel' if parallel else 'sequential'} blocks of width {subject.d_model}"
+    lines = [f"{blocks}, {len(subject.sites)} sites"]
+    try:
+        kinds = Counter(map(_kind, subject.units))
+    except UnsupportedModel as error:
+        return [*lines, f"units unknown: {error}"]
+    return lines + [f"{count} × {kind}" for kind, count in kinds.items()]
+
+
+def _kind(unit: Unit) -> str:
+    if isinstance(unit, Norm):
+        return f"{'RMSNorm' if unit.kind == 'rms' else 'LayerNorm'}, gain and bias kept in it, eps {unit.eps:g}"
+    if isinstance(unit, Attention):
+        heads = f"attention with {len(unit.W_Q)} heads of {unit.W_Q.shape[2]}"
+        shared = "" if len(unit.W_K) == len(unit.W_Q) else f", {len(unit.W_K)} key-value heads"
+        rotary = "" if unit.rotary is None else f", rotary in {unit.rotary.dim} of {unit.W_Q.shape[2]} dimensions"
+        window = "" if unit.window is None else f", window of {unit.window}"
+        return heads + shared + rotary + window
+    if isinstance(unit, Unembedding):
+        return f"unembedding to {unit.W_U.shape[1]} logits"
+    gated = "gated MLP" if isinstance(unit, GatedMLP) else "MLP"
+    return f"{gated} of {unit.W_in.shape[1]} neurons, {unit.activation}"
 
 
 def table(checks: Sequence[Check]) -> Table:
