@@ -133,7 +133,7 @@ def _measure(recipe: Recipe, trained: Trained, weights: Path) -> Report:
             ngram_losses=ngrams.losses([validation.tokens(0, texts)]),
             abilities=abilities(trained.model, recipe, texts),
             versions={"python": platform.python_version()} | {of: version(of) for of in ("torch", "transformers")},
-            hardware=f"{_processor()}, {recipe.threads} threads",
+            hardware=_processor(),
         )
 
 
