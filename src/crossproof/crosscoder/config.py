@@ -91,7 +91,7 @@ class DictionaryConfig(Strict):
     """Tokens whose activations are held and shuffled at a time: the knob for memory."""
     harvest_texts: Count = 64
     """Texts per forward pass of the model."""
-    eval_texts: Count = 256
+    eval_texts: Count = 128
     """Validation texts for the evaluation at the end."""
     device: str = "cpu"
     """cpu, cuda or cuda:N."""

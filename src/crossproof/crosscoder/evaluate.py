@@ -28,8 +28,6 @@ class SiteScore(BaseModel):
     """The model's loss with this site replaced by its reconstruction."""
     loss_mean: float
     """The model's loss with this site replaced by its mean: nothing known about the token."""
-    loss_zero: float
-    """The model's loss with this site set to zero."""
     loss_recovered: float
     """(loss_mean − loss_spliced) / (loss_mean − loss of the model): 1 is as good as the model, 0 as the mean."""
     decoder_share: float
@@ -75,15 +73,14 @@ def evaluate(subject: Subject, coder: Crosscoder, tokens: Tokens, texts_per_pass
     n_sites = len(coder.sites)
     batches = list(tokens.batches(texts_per_pass))
     sums = _Sums(coder)
-    means: Tensor
-    passes = 1 + 3 * n_sites
+    passes = 2 + 2 * n_sites
     with progress("evaluating", len(tokens) * passes, "texts") as bar:
         for batch in batches:
             sums.add(subject.harvest(batch, coder.sites))
             bar(len(batch))
         means = sums.mean()
         clean = torch.zeros((), dtype=torch.float64)
-        spliced, mean, zero = (torch.zeros(n_sites, dtype=torch.float64) for _ in range(3))
+        spliced, mean = (torch.zeros(n_sites, dtype=torch.float64) for _ in range(2))
         scored = 0
         for batch in batches:
             weight = batch.n_scored
@@ -92,18 +89,15 @@ def evaluate(subject: Subject, coder: Crosscoder, tokens: Tokens, texts_per_pass
             reconstruction = coder(subject.harvest(batch, coder.sites))
             for v, site in enumerate(coder.sites):
                 at_mean = means[v].expand_as(reconstruction[:, v])
-                for losses, values in (
-                    (spliced, reconstruction[:, v]),
-                    (mean, at_mean),
-                    (zero, torch.zeros_like(at_mean)),
-                ):
+                for losses, values in ((spliced, reconstruction[:, v]), (mean, at_mean)):
                     losses[v] += weight * subject.loss(batch, {site: splice(batch, values)})
-                bar(3 * len(batch))
-    clean, spliced, mean, zero = (losses / scored for losses in (clean, spliced, mean, zero))
+                bar(2 * len(batch))
+            bar(len(batch))
+    clean, spliced, mean = (losses / scored for losses in (clean, spliced, mean))
     recovered = (mean - spliced) / (mean - clean)
     unexplained, cosine = sums.unexplained(), sums.cosine()
     share, direction = decoder_profile(coder, sums.fired > 0)
-    rows = zip(coder.sites, unexplained, cosine, spliced, mean, zero, recovered, share, direction, strict=True)
+    rows = zip(coder.sites, unexplained, cosine, spliced, mean, recovered, share, direction, strict=True)
     return Evaluation(
         texts=len(tokens),
         tokens=sums.tokens,

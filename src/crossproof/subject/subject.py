@@ -194,8 +194,9 @@ class Subject:
         values = self.cache(tokens, sites)
         keep = tokens.keep.to(self.device)
         rows = torch.stack([values[site][keep] for site in sites], dim=1).float()
-        broken = ~rows.isfinite().all(-1)
-        if broken.any():
+        # One sum says of almost every batch that all is well, eight times as fast as a look at every number.
+        if not rows.sum().isfinite() and not rows.isfinite().all():
+            broken = ~rows.isfinite().all(-1)
             first = int(broken.any(0).nonzero()[0])
             text, position = keep.nonzero()[broken[:, first]][0].tolist()
             raise NonFinite(f"site {sites[first]} is not finite in text {text}, position {position}")
