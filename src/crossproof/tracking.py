@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from crossproof.crosscoder.config import TrainConfig
 
 
-def tracker(config: TrainConfig) -> Callable[[dict[str, float]], None] | None:
+def tracker(config: TrainConfig) -> Callable[[dict[str, int | float]], None] | None:
     """A function that sends one line of metrics, or None when no tracker was asked for."""
     if config.track == "no":
         return None
@@ -31,7 +31,7 @@ def tracker(config: TrainConfig) -> Callable[[dict[str, float]], None] | None:
     else:
         service.init(project="crossproof", name=config.out.name, resume="allow", config=settings)
 
-    def send(line: dict[str, float]) -> None:
+    def send(line: dict[str, int | float]) -> None:
         service.log({key: value for key, value in line.items() if key != "step"}, step=int(line["step"]))
 
     return send

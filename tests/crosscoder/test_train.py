@@ -272,3 +272,26 @@ def test_every_activation_trains_saves_and_evaluates(tmp_path: Path, activation:
     results = train(config(tmp_path / "run", activation=activation, **sparsity))
     assert json.loads((tmp_path / "run" / IN_RUN / "config.json").read_text())["activation"] == activation
     assert 0 < results.l0 < 64
+
+
+def test_a_tracker_is_sent_every_line_of_metrics_and_only_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    train(config(tmp_path / "quiet"))
+    assert not (tmp_path / "quiet" / "wandb").exists()
+    train(config(tmp_path / "run", track="wandb"))
+    summary = dict(wandb.run.summary)
+    wandb.finish()
+    lines = read_jsonl(tmp_path / "run" / "metrics.jsonl")
+    # the tracker works in a process of its own and may still be some lines behind
+    assert summary["reconstruction"] in [line["reconstruction"] for line in lines]
+    assert (tmp_path / "run" / "wandb").is_dir()
+
+
+def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(CrossproofError, match="trackio is not installed"):
+        train(config(tmp_path / "run", track="trackio"))

@@ -130,7 +130,7 @@ class FitConfig(Strict):
     """Weight of the L0 penalty (JumpReLU crosscoders)."""
     sparsity_warmup: Fraction = 0.2
     """Fraction of the steps over which l1_weight and l0_weight rise linearly from 0."""
-    threshold_momentum: Fraction = 0.99
+    threshold_momentum: Fraction = 0.9
     """BatchTopK: how slowly the inference threshold follows the smallest activation kept in a batch."""
     bf16: bool = False
     """Run the encoder product in bfloat16 (for GPUs); everything that is summed or stored stays float32."""

@@ -111,7 +111,7 @@ def fit(
     config: FitConfig,
     out: Path,
     extra_terms: Sequence[Term] = (),
-    track: Callable[[dict[str, float]], None] | None = None,
+    track: Callable[[dict[str, int | float]], None] | None = None,
 ) -> Crosscoder:
     """Train `coder` in place for `config.steps` steps, resuming from the checkpoint in `out` if there is one.
 

@@ -141,7 +141,7 @@ class Crosscoder(nn.Module):
         return x.unflatten(1, (len(self.config.sites), self.config.width)) / self.scale[:, None]
 
     def encode_batch(
-        self, x: Float[Tensor, "row site_width"], threshold_momentum: float = 0.99, bf16: bool = False
+        self, x: Float[Tensor, "row site_width"], threshold_momentum: float = 0.9, bf16: bool = False
     ) -> Encoding:
         """Encode a training batch of scaled activations; BatchTopK selects over the batch and learns its threshold."""
         with torch.no_grad(), torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=bf16):
