@@ -53,7 +53,9 @@ def test_a_member_gives_the_same_logits_through_either_library_quietly_and_witho
     assert capfd.readouterr() == ("", "")
     ids = zoo.source(name, "validation").tokens(0, 8).ids
     with torch.no_grad():
-        torch.testing.assert_close(bridge(ids), model(ids, attention_mask=torch.ones_like(ids)).logits)
+        torch.testing.assert_close(
+            bridge(ids), model(ids, attention_mask=torch.ones_like(ids)).logits, atol=1e-4, rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("name", STORIES)
@@ -77,7 +79,7 @@ def test_modadd_reads_a_sum_as_its_source_does() -> None:
 @pytest.mark.parametrize("name", TRAINED)
 def test_the_recorded_loss_is_found_again_and_is_far_below_the_trigram(name: str) -> None:
     report = read_report(zoo.folder(name))
-    loss = source_loss(zoo.load_hf(name), zoo.source(name, "validation"), min(150, report.validation_texts))
+    loss = source_loss(zoo.load_hf(name), zoo.source(name, "validation"), 100)
     assert loss == pytest.approx(report.loss, rel=0.05, abs=0.01)
     assert report.loss < report.ngram_losses["trigram"] - 0.3
 

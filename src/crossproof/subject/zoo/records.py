@@ -90,7 +90,7 @@ def _row(recipe: Recipe, report: Report) -> dict[str, Cell]:
         "megabytes": round(report.bytes / 1e6, 1),
         "trained_tokens": report.trained_tokens,
         "minutes": round(report.train_seconds / 60, 1),
-        "loss": round(report.loss, 4),
+        "loss": float(f"{report.loss:.4g}"),
         **{order: round(loss, 3) for order, loss in report.ngram_losses.items()},
         "abilities": "; ".join(
             f"{what}: {value:.4f}" if "loss" in what else f"{what}: {value:.1%}"

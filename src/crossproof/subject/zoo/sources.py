@@ -111,8 +111,11 @@ def encode(story: Story) -> list[int]:
 
 
 def build_modadd_tokenizer(modulus: int) -> PreTrainedTokenizerFast:
-    """Numbers and `=`, divided by spaces. The special tokens have no use here; but a library that misses one adds it,
-    with an id that the model does not have, and one that another token stands in for is stripped from the text."""
+    """Numbers and `=`, divided by spaces, without a beginning of text: a sum fills the model's context.
+
+    The end of text and padding have no use here either, but a library that misses them adds them, with ids that the
+    model does not have, and one that finds `=` in their place strips it from the text.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -120,11 +123,7 @@ def build_modadd_tokenizer(modulus: int) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel({word: id_ for id_, word in enumerate(words)}, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # its constructor has no annotations
-        tokenizer_object=tokenizer,
-        bos_token=END_OF_TEXT,
-        eos_token=END_OF_TEXT,
-        pad_token=END_OF_TEXT,
-        unk_token=UNKNOWN,
+        tokenizer_object=tokenizer, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT, unk_token=UNKNOWN
     )
 
 
