@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,23 @@ def test_a_build_that_fails_or_is_stopped_leaves_the_model_that_was_there(
 
     monkeypatch.setattr(building, fails, fail)
     with pytest.raises(type(failure)):
+        building.build("tiny", tmp_path)
+    assert _bytes(tmp_path) == before
+
+
+def test_a_model_that_cannot_be_put_in_its_place_leaves_the_one_that_was_there(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    building.build("tiny", tmp_path)
+    before, rename = _bytes(tmp_path), os.rename
+
+    def refuse_the_new(source: Path, target: Path) -> None:
+        if source.name == "new":
+            raise OSError("no space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse_the_new)
+    with pytest.raises(OSError, match="no space"):
         building.build("tiny", tmp_path)
     assert _bytes(tmp_path) == before
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...errors import CrossproofError, nearest
-from . import MODELS, load_folder, without_bars
+from . import MODELS, folder, load_folder, without_bars
 from .baselines import NGrams
 from .measure import abilities, source_loss
 from .recipes import RECIPES, Recipe
@@ -45,16 +45,15 @@ def build(name: str, out: Path = MODELS) -> Report:
     start_folder = _start_folder(recipe, out)
     start = load_folder(start_folder) if start_folder else None
     trained = train(recipe, start)
-    with _replacing(out / name) as folder:
-        _save_model(trained.model, recipe, folder)
-        weights = folder / WEIGHTS
-        report = _measure(recipe, trained, weights)
-        report.save(folder / "report.json")
+    with _replacing(out / name) as fresh:
+        _save_model(trained.model, recipe, fresh)
+        report = _measure(recipe, trained, fresh / WEIGHTS)
+        report.save(fresh / "report.json")
         Made(
             recipe=recipe,
             started_from_sha256=sha256(start_folder / WEIGHTS) if start_folder else None,
             weights_sha256=report.weights_sha256,
-        ).save(folder / "recipe.json")
+        ).save(fresh / "recipe.json")
     return report
 
 
@@ -98,7 +97,7 @@ def _start_folder(recipe: Recipe, out: Path) -> Path | None:
     if recipe.start_from is None:
         return None
     beside = out / recipe.start_from
-    return beside if (beside / WEIGHTS).is_file() else MODELS / recipe.start_from
+    return beside if (beside / WEIGHTS).is_file() else folder(recipe.start_from)
 
 
 def _save_model(model: PreTrainedModel, recipe: Recipe, folder: Path) -> None:
@@ -146,16 +145,18 @@ def _processor() -> str:
 def _replacing(folder: Path) -> Iterator[Path]:
     """A new folder to fill, which takes the place of `folder` when all has gone well."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    new, old = aside / "new", aside / "old"
     try:
-        made = fresh / "new"
-        made.mkdir()
-        yield made
+        new.mkdir()
+        yield new
         if folder.exists():
-            os.rename(folder, fresh / "old")
-        os.rename(made, folder)
+            os.rename(folder, old)
+        os.rename(new, folder)
     finally:
-        shutil.rmtree(fresh)
+        if old.exists() and not folder.exists():
+            os.rename(old, folder)
+        shutil.rmtree(aside)
 
 
 def main(arguments: list[str] | None = None) -> int:

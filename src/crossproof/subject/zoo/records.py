@@ -64,40 +64,42 @@ def sha256(path: Path) -> str:
 
 
 def rows() -> list[dict[str, Cell]]:
-    """One row per member; what does not apply to one is None."""
+    """One row per member; what does not apply to one is None. `success` is the lowest of a member's rates."""
     trained = [_row(RECIPES[name], read_report(folder(name))) for name in names() if name in RECIPES]
     constructed = [name for name in names() if name not in RECIPES]
     return trained + [dict.fromkeys(trained[0]) | {"name": name, "class": "constructed"} for name in constructed]
 
 
 def markdown() -> str:
-    """The rows as two tables: what the members are, and how well they do."""
-    table = rows()
-    sizes = ("name", "class", "blocks", "width", "parameters", "megabytes", "trained_tokens", "minutes", "sha256")
-    results = ("name", "loss", "unigram", "bigram", "trigram", "abilities")
-    return "\n\n".join(_markdown(table, columns) for columns in (sizes, results))
+    """The tables of the docs: what the members are, their losses beside those of counting, and what they can do."""
+    trained = [row for row in rows() if row["loss"] is not None]
+    sizes = ("name", "class", "size", "parameters", "megabytes", "trained_tokens", "minutes", "sha256")
+    losses = ("name", "loss", "unigram", "bigram", "trigram")
+    can: list[dict[str, Cell]] = [
+        {"name": name, "ability": what, "measured": f"{value:.4f}" if "loss" in what else f"{value:.1%}"}
+        for name in RECIPES
+        for what, value in read_report(folder(name)).abilities.items()
+    ]
+    tables = ((trained, sizes), (trained, losses), (can, tuple(can[0])))
+    return "\n\n".join(_markdown(table, columns) for table, columns in tables)
 
 
 def _row(recipe: Recipe, report: Report) -> dict[str, Cell]:
     config = json.loads((folder(recipe.name) / "config.json").read_text())
     gpt2 = recipe.model_type == "gpt2"
+    blocks, width = config["n_layer" if gpt2 else "num_hidden_layers"], config["n_embd" if gpt2 else "hidden_size"]
     return {
         "name": recipe.name,
-        "class": config["architectures"][0],
-        "blocks": config["n_layer" if gpt2 else "num_hidden_layers"],
-        "width": config["n_embd" if gpt2 else "hidden_size"],
+        "class": recipe.model_type,
+        "size": f"{blocks} × {width}",
         "parameters": report.parameters,
         "megabytes": round(report.bytes / 1e6, 1),
         "trained_tokens": report.trained_tokens,
         "minutes": round(report.train_seconds / 60, 1),
         "loss": float(f"{report.loss:.4g}"),
         **{order: round(loss, 3) for order, loss in report.ngram_losses.items()},
-        "abilities": "; ".join(
-            f"{what}: {value:.4f}" if "loss" in what else f"{what}: {value:.1%}"
-            for what, value in report.abilities.items()
-        )
-        or None,
-        "sha256": report.weights_sha256[:12],
+        "success": min((value for what, value in report.abilities.items() if "loss" not in what), default=None),
+        "sha256": report.weights_sha256[:8],
     }
 
 
@@ -105,13 +107,11 @@ def _markdown(table: list[dict[str, Cell]], columns: tuple[str, ...]) -> str:
     def line(cells: list[str]) -> str:
         return f"| {' | '.join(cells)} |"
 
-    def cell(value: Cell) -> str:
-        if value is None:
-            return "–"
-        return f"{value:,}" if isinstance(value, int) else str(value)
-
     head = [line([column.replace("_", " ") for column in columns]), line(["---"] * len(columns))]
-    return "\n".join(head + [line([cell(row[column]) for column in columns]) for row in table])
+    cells = [
+        [f"{value:,}" if isinstance(value := row[column], int) else str(value) for column in columns] for row in table
+    ]
+    return "\n".join(head + [line(row) for row in cells])
 
 
 if __name__ == "__main__":
