@@ -70,8 +70,8 @@ def doctor(model: Annotated[str, tyro.conf.Positional], data: Path | None = None
     passed = all(check.passed for check in checks)
     rows = [asdict(check) | {"difference": _finite(check.difference)} for check in checks]
     found = describe(subject)
-    data = {"model": model, "passed": passed, "found": found, "checks": rows}
-    return Outcome(data, (f"[bold]{model}[/]", *found, table(checks)), status=0 if passed else 1)
+    record = {"model": model, "passed": passed, "found": found, "checks": rows}
+    return Outcome(record, (f"[bold]{model}[/]", *found, table(checks)), status=0 if passed else 1)
 
 
 def zoo(
@@ -90,9 +90,12 @@ def zoo(
         from crossproof.subject.zoo.build import rebuild as build
 
         verdicts = build(rebuild, out or zoo.MODELS, check)
-        return Outcome(verdicts, (_table("rebuilt", verdicts),), status=0 if all(v["same"] for v in verdicts) else 1)
+        differs = check and not all(verdict["same"] for verdict in verdicts)
+        return Outcome(verdicts, (_table("rebuilt", verdicts),), status=1 if differs else 0)
     rows = zoo.table()
-    return Outcome(rows, (_table("zoo", rows),))
+    shown = {"name": "name", "size": "size", "MB": "megabytes", "loss": "loss"}
+    shown |= {"1-gram": "unigram", "2-gram": "bigram", "3-gram": "trigram", "success": "success"}
+    return Outcome(rows, (_table("zoo", [{head: row[column] for head, column in shown.items()} for row in rows]),))
 
 
 COMMANDS: dict[str, Callable[..., Outcome]] = {"train": train, "show": show, "doctor": doctor, "zoo": zoo}
@@ -215,7 +218,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
-        return f"{value:.4f}"
+        return f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 

@@ -14,8 +14,7 @@ from transformer_lens.hook_points import HookPoint
 from crossproof.subject.doctor import Check, examine, table
 from crossproof.subject.subject import Subject
 from crossproof.subject.units import LOGITS, MLP, Norm, Unembedding, Unit
-
-from .tiny import FAMILIES, folder, some_tokens, subject
+from tests.subject.tiny import FAMILIES, folder, some_tokens, subject
 
 
 def fresh(family: str) -> Subject:

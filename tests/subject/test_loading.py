@@ -16,8 +16,7 @@ from safetensors.torch import load_file, save_file
 from crossproof.errors import BadFile, CrossproofError
 from crossproof.subject import zoo
 from crossproof.subject.subject import Subject
-
-from .tiny import WIDTH, folder
+from tests.subject.tiny import WIDTH, folder
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ from crossproof.errors import MismatchError, UnknownSite, UnsupportedModel
 from crossproof.subject.patch import splice, splice_sites
 from crossproof.subject.subject import Subject
 from crossproof.subject.tokens import NO_TARGET, Tokens
-
-from .tiny import BLOCKS, FAMILIES, SEQUENTIAL, WIDTH, hugging_face, some_tokens, subject, tolerance
+from tests.subject.tiny import BLOCKS, FAMILIES, SEQUENTIAL, WIDTH, hugging_face, some_tokens, subject, tolerance
 
 LAYER = 1
 PARTS = {

@@ -14,8 +14,7 @@ from crossproof.errors import BadFile, CrossproofError, MismatchError, NonFinite
 from crossproof.subject.sources import TextSource, read_texts
 from crossproof.subject.subject import Subject
 from crossproof.subject.tokens import NO_TARGET, Tokens
-
-from .tiny import CONTEXT, FAMILIES, WIDTH, folder, some_tokens, subject
+from tests.subject.tiny import CONTEXT, FAMILIES, WIDTH, folder, some_tokens, subject
 
 BOS = 51
 

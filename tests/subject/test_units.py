@@ -11,8 +11,7 @@ from transformer_lens.hook_points import HookPoint
 from crossproof.errors import UnsupportedModel
 from crossproof.subject.subject import Subject
 from crossproof.subject.units import ACTIVATIONS, LOGITS, MLP, Attention, GatedMLP, Norm, Rotary, Unembedding, Unit
-
-from .tiny import BLOCKS, FAMILIES, SEQUENTIAL, WIDTH, folder, some_tokens, subject, tolerance
+from tests.subject.tiny import BLOCKS, FAMILIES, SEQUENTIAL, WIDTH, folder, some_tokens, subject, tolerance
 
 
 def relative(ours: Tensor, theirs: Tensor) -> float:

@@ -83,9 +83,9 @@ class DictionaryConfig(Strict):
     """TopK and BatchTopK: active features per token."""
     bandwidth: Positive = 0.03
     """JumpReLU: width of the window through which thresholds receive gradients."""
-    init: Initialisation = "tied"
+    init: Initialisation = "data"
     """How weights start: decoder rows random and the encoder tied to them, both random, or decoder rows from data."""
-    decoder_norm: Positive = 0.1
+    decoder_norm: Positive = 0.5
     """Norm of every decoder row over all sites at the start."""
     buffer_tokens: Count = 65_536
     """Tokens whose activations are held and shuffled at a time: the knob for memory."""

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
-from ..errors import BadFile, CrossproofError, nearest
+from crossproof.errors import BadFile, CrossproofError, nearest
+from crossproof.subject.quiet import offline, without_bars
 
 
 def load_model(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
     """A model with `run_with_cache` and `run_with_hooks`. A folder is never looked up on the network."""
-    from . import zoo
+    from crossproof.subject import zoo
 
     if name in zoo.names():
         return _in_dtype(zoo.load_model(name, device), dtype)
@@ -24,7 +23,7 @@ def load_model(name: str, device: str = "cpu", dtype: torch.dtype = torch.float3
         return _load_folder(Path(name), device, dtype)
     why = _hub_trouble(name)
     try:
-        with _offline() if why else nullcontext():
+        with offline() if why else nullcontext():
             return _boot(name, device, dtype)
     except (OSError, ValueError) as error:
         close = nearest(name, zoo.names())
@@ -54,7 +53,7 @@ def _hub_trouble(name: str) -> str:
 def _load_folder(folder: Path, device: str, dtype: torch.dtype) -> Any:
     if not (folder / "config.json").is_file():
         raise BadFile(f"{folder} has no config.json: it is not a folder written by `save_pretrained`")
-    with _offline():
+    with offline():
         try:
             return _boot(str(folder), device, dtype)
         except (OSError, ValueError, SafetensorError) as error:
@@ -64,7 +63,7 @@ def _load_folder(folder: Path, device: str, dtype: torch.dtype) -> Any:
 def _boot(name: str, device: str, dtype: torch.dtype) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
-    with _without_bars():
+    with without_bars():
         return TransformerBridge.boot_transformers(name, device=device, dtype=dtype, model_class=_CompleteModel)
 
 
@@ -96,38 +95,3 @@ def _in_dtype(model: Any, dtype: torch.dtype) -> Any:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """Hide the bars of transformers, which are drawn even for a megabyte and where no terminal is."""
-    from transformers.utils import logging as untyped
-
-    logging: Any = untyped
-    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()
-
-
-@contextmanager
-def _offline() -> Iterator[None]:
-    """No request leaves the machine: the hub's client reads the constant, other libraries the variable."""
-    from huggingface_hub import constants
-
-    before, variable = constants.HF_HUB_OFFLINE, os.environ.get("HF_HUB_OFFLINE")
-    constants.HF_HUB_OFFLINE = True
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-        if variable is None:
-            del os.environ["HF_HUB_OFFLINE"]
-        else:
-            os.environ["HF_HUB_OFFLINE"] = variable

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..errors import MismatchError
-from .sites import Hook, Replace, Site
-from .tokens import Tokens
+from crossproof.errors import MismatchError
+from crossproof.subject.sites import Hook, Replace, Site
+from crossproof.subject.tokens import Tokens
 
 Patch = Mapping[str, Replace]
 """Site → function of its value `[text, pos, width]`; it returns what takes the value's place."""

@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import MismatchError, UnknownSite, UnsupportedModel, nearest
+from crossproof.errors import MismatchError, UnknownSite, UnsupportedModel, nearest
 
 Replace = Callable[[Tensor], Tensor]
 """Given a site's value, what to put in its place: the same shape."""

@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..errors import BadFile, CrossproofError
-from .tokens import Tokens
+from crossproof.errors import BadFile, CrossproofError
+from crossproof.subject.tokens import Tokens
 
 SEPARATOR = "<|endoftext|>"
 SPLITS = ("train", "validation")

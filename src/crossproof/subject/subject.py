@@ -22,13 +22,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import CrossproofError, MismatchError, NonFinite, UnsupportedModel
-from . import sites as site_rules
-from .patch import Patch, run
-from .tokens import NO_TARGET, Tokens, TokenSource
+from crossproof.errors import CrossproofError, MismatchError, NonFinite, UnsupportedModel
+from crossproof.subject import sites as site_rules
+from crossproof.subject.patch import Patch, run
+from crossproof.subject.tokens import NO_TARGET, Tokens, TokenSource
 
 if TYPE_CHECKING:
-    from .units import Unit
+    from crossproof.subject.units import Unit
 
 Sources = TokenSource | Mapping[str, TokenSource] | Callable[[str], TokenSource]
 """Texts: one source for every split, a source by split, or a function that opens the source of a split."""
@@ -66,8 +66,8 @@ class Subject:
     @classmethod
     def load(cls, name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Subject:
         """A member of the zoo, a Hugging Face folder or a model of the hub."""
-        from . import zoo
-        from .loading import load_model
+        from crossproof.subject import zoo
+        from crossproof.subject.loading import load_model
 
         model = load_model(name, device, dtype)
         if name not in zoo.names():
@@ -114,7 +114,7 @@ class Subject:
     @cached_property
     def units(self) -> tuple[Unit, ...]:
         """The blocks between the sites, with their weights, in order of computation."""
-        from .units import extract_units
+        from crossproof.subject.units import extract_units
 
         return extract_units(self)
 
@@ -145,7 +145,7 @@ class Subject:
 
     def source(self, split: str = "train", texts: Sequence[str] | Path | None = None) -> TokenSource:
         """The texts of a split: the subject's own, or those of a list or file, of which every 20th is validation."""
-        from .sources import TextSource, read_texts
+        from crossproof.subject.sources import TextSource, read_texts
 
         if texts is not None:
             return TextSource(read_texts(texts) if isinstance(texts, Path) else texts, self.tokens, split)

@@ -18,10 +18,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import UnsupportedModel
+from crossproof.errors import UnsupportedModel
 
 if TYPE_CHECKING:
-    from .subject import Subject
+    from crossproof.subject.subject import Subject
 
 LOGITS = "logits"
 """The output of the unembedding. It is no site: nothing comes after it."""
@@ -201,7 +201,7 @@ Unit = MLP | GatedMLP | Attention | Norm | Unembedding
 
 def extract_units(subject: Subject) -> tuple[Unit, ...]:
     """The units of a model that describes them itself (a method `units`) or that TransformerBridge wraps."""
-    from .sites import is_bridge
+    from crossproof.subject.sites import is_bridge
 
     described: Any = getattr(subject.model, "units", None)
     if callable(described):

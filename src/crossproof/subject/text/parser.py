@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from . import lexicon
-from .grammar import (
+from crossproof.subject.text import lexicon
+from crossproof.subject.text.grammar import (
     Article,
     Choice,
     Feature,
@@ -20,8 +20,8 @@ from .grammar import (
     Speech,
     SpeechPronoun,
 )
-from .labels import Kind, Phase
-from .lexicon import WORD_OF_TEXT, WORDS_OF_CLASS, mark
+from crossproof.subject.text.labels import Kind, Phase
+from crossproof.subject.text.lexicon import WORD_OF_TEXT, WORDS_OF_CLASS, mark
 
 
 class TemplateError(ValueError):

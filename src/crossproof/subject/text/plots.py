@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import cache
 
-from .grammar import Plot
-from .parser import compile_plot
-from .plots_away import AWAY
-from .plots_friends import FRIENDS
-from .plots_home import HOME
+from crossproof.subject.text.grammar import Plot
+from crossproof.subject.text.parser import compile_plot
+from crossproof.subject.text.plots_away import AWAY
+from crossproof.subject.text.plots_friends import FRIENDS
+from crossproof.subject.text.plots_home import HOME
 
 FRAGMENTS = {
     "intro": """

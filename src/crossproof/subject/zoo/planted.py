@@ -19,13 +19,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ...errors import CrossproofError
-from ..tokens import Tokens
-from .planted_build import VOCABULARY, plan
-from .planted_truth import GroundTruth
+from crossproof.errors import CrossproofError
+from crossproof.subject.tokens import Tokens
+from crossproof.subject.zoo.planted_build import VOCABULARY, plan
+from crossproof.subject.zoo.planted_truth import GroundTruth
 
 if TYPE_CHECKING:
-    from .planted_model import PlantedModel
+    from crossproof.subject.zoo.planted_model import PlantedModel
 
 POSITIONS = 32
 SPLIT_SEED = {"train": 0, "validation": 1}
@@ -33,7 +33,7 @@ SPLIT_SEED = {"train": 0, "validation": 1}
 
 def build_planted(seed: int = 0, dtype: torch.dtype = torch.float32) -> PlantedModel:
     """The model of a seed. It is computed in float64 and rounded once, to `dtype`."""
-    from .planted_model import PlantedModel
+    from crossproof.subject.zoo.planted_model import PlantedModel
 
     return PlantedModel(plan(seed), dtype)
 

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .planted_gadgets import CHILD_COSINE, CHILDREN, CLUSTERS, GADGETS, STRONGEST, WEAKEST
-from .planted_truth import SIGNS, Feature, Gadget, GroundTruth, Pair
+from crossproof.subject.zoo.planted_gadgets import CHILD_COSINE, CHILDREN, CLUSTERS, GADGETS, STRONGEST, WEAKEST
+from crossproof.subject.zoo.planted_truth import SIGNS, Feature, Gadget, GroundTruth, Pair
 
 D_MODEL = 64
 VOCABULARY = 8192

@@ -7,7 +7,7 @@ never on how strongly; the exclusive or, |a - b|, is the only output that comes 
 
 from __future__ import annotations
 
-from .planted_truth import Cluster, Gadget, Kind, Neuron
+from crossproof.subject.zoo.planted_truth import Cluster, Gadget, Kind, Neuron
 
 WEAKEST, STRONGEST = 1.0, 1.4
 CHILD_COSINE = 0.9

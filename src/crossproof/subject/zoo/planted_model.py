@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
-from .planted_build import Plan, Weights
-from .planted_truth import GroundTruth
+from crossproof.subject.zoo.planted_build import Plan, Weights
+from crossproof.subject.zoo.planted_truth import GroundTruth
 
 if TYPE_CHECKING:
-    from ..units import MLP, Unembedding
+    from crossproof.subject.units import MLP, Unembedding
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class PlantedModel(HookedRootModule):  # type: ignore[misc]  # transformer_lens 
 
     def units(self) -> list[MLP | Unembedding]:
         """The blocks' weights in the convention of `subject/units.py`."""
-        from ..units import LOGITS, MLP, Unembedding
+        from crossproof.subject.units import LOGITS, MLP, Unembedding
 
         mlps = [
             MLP(

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .planted_model import PlantedModel
+from crossproof.subject.zoo.planted_model import PlantedModel
 
 Strengths = Float[Tensor, "row feature"]
 Players = int | Int[Tensor, " row"]

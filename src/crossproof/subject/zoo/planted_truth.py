@@ -14,7 +14,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from ...errors import UnknownSite
+from crossproof.errors import UnknownSite
 
 Kind = Literal[
     "conjunction", "triple", "minimum", "splitting", "exclusive or", "inhibition", "damping", "sum", "offset", "private"

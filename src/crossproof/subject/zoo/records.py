@@ -11,9 +11,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from ...errors import BadFile
-from . import folder, names
-from .recipes import RECIPES, Recipe
+from crossproof.errors import BadFile
+from crossproof.subject.zoo import folder, names
+from crossproof.subject.zoo.recipes import RECIPES, Recipe
 
 WEIGHTS = "model.safetensors"
 

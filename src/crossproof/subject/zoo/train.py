@@ -15,11 +15,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...errors import NonFinite
-from ...progress import progress
-from ..tokens import NO_TARGET, Tokens, TokenSource
-from .recipes import Recipe
-from .sources import open_source, open_tokenizer
+from crossproof.errors import NonFinite
+from crossproof.progress import progress
+from crossproof.subject.tokens import NO_TARGET, Tokens, TokenSource
+from crossproof.subject.zoo.recipes import Recipe
+from crossproof.subject.zoo.sources import open_source, open_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
