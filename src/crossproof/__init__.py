@@ -11,7 +11,6 @@ are imported when first used, so that `import crossproof` is quick and loads no 
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,10 +28,6 @@ _WHERE = {
     "train": "crossproof.crosscoder.train",
 }
 __all__ = ["Crosscoder", "Subject", "__version__", "evaluate", "train"]
-
-# Torch allocates gradients anew at every step; in huge pages the kernel has 500 times fewer faults to serve, which
-# saves a tenth of a training step on a CPU. Torch reads this once, at its first allocation.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def __getattr__(name: str) -> Any:

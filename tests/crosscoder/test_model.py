@@ -109,7 +109,7 @@ def test_the_threshold_stays_float32_under_bf16_and_masters_stay_exact() -> None
     encoding.codes.values.sum().backward()
     assert coder.W_enc.grad.dtype == torch.float32
     exact = toys.crosscoder().encode_batch(coder.scaled(a)).codes.dense()
-    assert float((encoding.codes.dense() - exact).norm() / exact.norm()) < 0.1
+    assert ((encoding.codes.dense() - exact).norm() / exact.norm()).item() < 0.1
 
 
 def test_encoding_outside_training_moves_no_state() -> None:

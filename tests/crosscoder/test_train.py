@@ -172,7 +172,7 @@ def test_the_stream_is_shuffled_complete_and_returns_to_any_position(planted: Su
         return ActivationStream([(planted, SITES)], planted.source("train"), 50, 500, texts_per_pass=4, seed=3)
 
     first = stream()
-    chunk = first.sample().clone()
+    chunk = first._filled().clone()
     batches = [next(first) for _ in range(10)]
     seen = torch.cat(batches)
     assert not torch.equal(seen, chunk[: len(seen)])
@@ -212,7 +212,7 @@ def test_one_stream_reads_several_models_on_the_same_tokens(planted: Subject) ->
     coder = Crosscoder(CrosscoderConfig(sites=sites, width=64, features=32, activation="topk", k=4))
     config = FitConfig(steps=20, batch_tokens=50)
     training = Training(coder, default_terms(coder, config), config)
-    initialise(coder, both.sample(), "data", 0.1, torch.Generator().manual_seed(0))
+    initialise(coder, both.sample(400), "data", 0.1, torch.Generator().manual_seed(0))
     losses = [float(training.advance(next(both))["loss"]) for _ in range(20)]
     assert losses[-1] < losses[0]
 

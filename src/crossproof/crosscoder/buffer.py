@@ -71,9 +71,10 @@ class ActivationStream:
     def restore(self, state: dict[str, int]) -> None:
         self.first_text, self.next_batch, self._chunk = state["first_text"], state["next_batch"], None
 
-    def sample(self) -> Float[Tensor, "row site width"]:
-        """The current chunk, for estimating scales and initialising weights; takes nothing out of the stream."""
-        return self._filled()
+    def sample(self, tokens: int) -> Float[Tensor, "row site width"]:
+        """Random tokens of the current chunk, to start weights from; takes nothing out of the stream."""
+        chunk = self._filled()
+        return chunk[self._order[:tokens].to(chunk.device)]
 
     def _filled(self) -> Float[Tensor, "row site width"]:
         if self._chunk is not None:

@@ -102,7 +102,7 @@ class DictionaryConfig(Strict):
 class FitConfig(Strict):
     """The training loop: it sees batches of activations and no model."""
 
-    steps: Count = 4000
+    steps: Count = 3000
     """Optimiser steps."""
     batch_tokens: Count = 512
     """Tokens per step."""

@@ -23,6 +23,7 @@ from crossproof.crosscoder.losses import L0, L1, AuxK, Batch, Reconstruction, Te
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError, NonFinite
 from crossproof.files import append_jsonl, truncate_jsonl
+from crossproof.memory import keep_freed_memory
 from crossproof.progress import progress
 
 
@@ -49,6 +50,8 @@ class Training:
 
     def __post_init__(self) -> None:
         config = self.config
+        if not self.coder.b_enc.is_cuda:
+            keep_freed_memory()
         self._scaled = self.coder.b_enc.new_empty(0)
         self.optimiser = torch.optim.Adam(
             self.coder.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), fused=True

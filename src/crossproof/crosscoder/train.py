@@ -23,6 +23,9 @@ from crossproof.errors import CrossproofError
 from crossproof.subject.subject import Subject
 from crossproof.tracking import tracker
 
+SAMPLE_TOKENS = 20_000
+"""How many tokens the site scales and the initial weights are made from."""
+
 
 def train(config: TrainConfig, extra_terms: Sequence[Term] = ()) -> Evaluation:
     """Train, save and evaluate a crosscoder; a run that was stopped goes on where it was, a finished one is read."""
@@ -40,7 +43,7 @@ def train(config: TrainConfig, extra_terms: Sequence[Term] = ()) -> Evaluation:
     if not checkpoint.exists(config.out):
         generator = torch.Generator().manual_seed(config.seed)
         torch.manual_seed(config.seed)
-        initialise(coder, stream.sample(), config.init, config.decoder_norm, generator)
+        initialise(coder, stream.sample(SAMPLE_TOKENS), config.init, config.decoder_norm, generator)
     fit(coder, stream, config, config.out, extra_terms, tracker(config))
     coder.save_pretrained(config.out / IN_RUN)
     held_out = subject.source("validation", config.data).tokens(0, config.eval_texts)
