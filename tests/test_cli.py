@@ -56,7 +56,7 @@ def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]
 
 def test_an_error_is_one_line_and_a_failing_exit(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["show", str(tmp_path)]) == 1
-    assert "has no results.json" in capsys.readouterr().err
+    assert "is not a run folder" in capsys.readouterr().err
     assert main(["train", "--subject", "planted", "--out", str(tmp_path / "x"), "--sites", "blocks.*.nothing"]) == 1
     assert "blocks." in capsys.readouterr().err
 

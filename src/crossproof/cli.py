@@ -123,13 +123,16 @@ def main(arguments: list[str] | None = None) -> int:
         outcome = _run(name, rest)
     except CrossproofError as error:
         return _complain(name, str(error))
+    except OSError as error:
+        return _complain(name, f"{error.filename or ''} {error.strerror or error}".strip())
     except (MemoryError, RuntimeError) as error:
         # torch reports memory that ran out as a RuntimeError, on CPUs and GPUs alike
         if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
             return _complain(name, f"{OUT_OF_MEMORY} ({error})")
         raise
     except KeyboardInterrupt:
-        return _complain(name, "stopped; repeat the command to go on from the last checkpoint", status=130)
+        hint = "; repeat the command to go on from the last checkpoint" if name == "train" else ""
+        return _complain(name, f"stopped{hint}", status=130)
     _print(outcome, as_json)
     return outcome.status
 
@@ -177,7 +180,7 @@ def _usage() -> str:
 
 def _evaluation(folder: Path, results: Evaluation) -> Outcome:
     summary = (
-        f"mean unexplained {results.mean_unexplained:.2%} · {results.l0:.1f} active features per token · "
+        f"mean unexplained {_as('{:.2%}', results.mean_unexplained)} · {results.l0:.1f} active features per token · "
         f"{results.dead:.2%} dead\nmodel's loss {results.loss:.4f} on {results.tokens:,} tokens of "
         f"{results.texts} held-out texts"
     )
@@ -185,12 +188,11 @@ def _evaluation(folder: Path, results: Evaluation) -> Outcome:
     rows = [
         {
             "site": site.site,
-            "unexpl.": f"{site.unexplained:.2%}",
-            "cosine": f"{site.cosine:.3f}",
-            "spliced": f"{site.loss_spliced:.3f}",
-            "mean": f"{site.loss_mean:.3f}",
-            "recov.": f"{site.loss_recovered:.1%}",
-            "share": f"{site.decoder_share:.1%}",
+            "unexpl.": _as("{:.2%}", site.unexplained),
+            "cosine": _as("{:.3f}", site.cosine),
+            "spliced": _as("{:.3f}", site.loss_spliced),
+            "mean": _as("{:.3f}", site.loss_mean),
+            "recov.": _as("{:.1%}", site.loss_recovered),
         }
         for site in results.sites
     ]
@@ -200,6 +202,10 @@ def _evaluation(folder: Path, results: Evaluation) -> Outcome:
 def _finite(number: float) -> float | None:
     """JSON has no word for what is not a number."""
     return number if math.isfinite(number) else None
+
+
+def _as(form: str, number: float | None) -> str:
+    return "–" if number is None else form.format(number)
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> Any:

@@ -49,7 +49,7 @@ def read_json(path: Path) -> Any:
 def append_jsonl(path: Path, value: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        file.write(json.dumps(value) + "\n")
+        file.write(json.dumps(value, allow_nan=False) + "\n")
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -91,8 +91,14 @@ def replace_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def complete_folder(path: Path) -> Path | None:
+    """Where the folder can be read, also while somebody is replacing it: a reader moves nothing."""
+    old = path.with_name(f".{path.name}.old")
+    return path if path.exists() else old if old.exists() else None
+
+
 def recover_folder(path: Path) -> bool:
-    """Whether `path` is there, after finishing a replacement that was interrupted."""
+    """Whether `path` is there, after finishing a replacement that was interrupted. For its only writer."""
     old = path.with_name(f".{path.name}.old")
     if old.exists():
         if path.exists():
@@ -108,6 +114,16 @@ def _sync(file: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_safetensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:
+        raise OSError(f"{path} could not be written ({error}); what was there before is intact") from error
 
 
 def read_safetensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:

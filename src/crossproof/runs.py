@@ -37,27 +37,35 @@ class Run(BaseModel):
     hardware: str
     started: str
     seconds: float = 0.0
+    """How long the process took that finished the run; a run that was resumed took longer in all."""
     finished: bool = False
 
 
-def begin(folder: Path, kind: str, config: BaseModel, may_differ: tuple[str, ...] = ()) -> Run:
-    """Open the run folder, or go on with an unfinished run of the same config that is already there."""
+def resumable(folder: Path, kind: str, config: BaseModel, may_differ: tuple[str, ...] = ()) -> Run | None:
+    """The run that is already in the folder, if there is one; it must be of the same kind and config."""
+    if folder.exists() and not folder.is_dir():
+        raise MismatchError(f"{folder} is a file; a run needs a folder of its own")
+    if not (folder / RUN).exists():
+        return None
+    run = read(folder)
+    if run.kind != kind:
+        raise MismatchError(f"{folder} holds a run of `{run.kind}`, not of `{kind}`; choose another folder")
+    different = [
+        f"{name} was {run.config.get(name)!r}, now {value!r}"
+        for name, value in config.model_dump(mode="json").items()
+        if name not in may_differ and run.config.get(name) != value
+    ]
+    if different:
+        raise MismatchError(
+            f"{folder} holds a run with other settings ({'; '.join(different)}). Repeat its command to resume it, "
+            "or choose another folder"
+        )
+    return run
+
+
+def begin(folder: Path, kind: str, config: BaseModel) -> Run:
+    """Write `run.json`, once everything that could be wrong with the config has been looked at."""
     settings = config.model_dump(mode="json")
-    if (folder / RUN).exists():
-        run = read(folder)
-        if run.kind != kind:
-            raise MismatchError(f"{folder} holds a run of `{run.kind}`, not of `{kind}`; choose another folder")
-        different = [
-            f"{name} was {run.config.get(name)!r}, now {value!r}"
-            for name, value in settings.items()
-            if name not in may_differ and run.config.get(name) != value
-        ]
-        if different:
-            raise MismatchError(
-                f"{folder} holds a run with other settings ({'; '.join(different)}). Repeat its command to resume it, "
-                "or choose another folder"
-            )
-        return run
     run = Run(
         kind=kind,
         command=shlex.join(["crossproof", *sys.argv[1:]]),
@@ -74,7 +82,7 @@ def begin(folder: Path, kind: str, config: BaseModel, may_differ: tuple[str, ...
 def finish(folder: Path, run: Run, results: BaseModel, seconds: float) -> None:
     """Write the results, then mark the run as finished."""
     write_json(folder / RESULTS, results.model_dump())
-    write_json(folder / RUN, run.model_copy(update={"seconds": run.seconds + seconds, "finished": True}).model_dump())
+    write_json(folder / RUN, run.model_copy(update={"seconds": seconds, "finished": True}).model_dump())
 
 
 def read(folder: Path) -> Run:
@@ -84,8 +92,8 @@ def read(folder: Path) -> Run:
 
 
 def read_results(folder: Path, kind: type[Results]) -> Results:
-    if not (folder / RESULTS).exists():
-        raise BadFile(f"{folder} has no {RESULTS}: the run has not finished. Repeat its command to resume it")
+    if not read(folder).finished:
+        raise BadFile(f"{folder} has no results: the run has not finished. Repeat its command to resume it")
     return _validated(kind, folder / RESULTS)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,15 @@ from crossproof.errors import CrossproofError
 if TYPE_CHECKING:
     from crossproof.crosscoder.config import TrainConfig
 
+Send = Callable[[dict[str, int | float]], None]
 
-def tracker(config: TrainConfig) -> Callable[[dict[str, int | float]], None] | None:
+
+@contextmanager
+def tracker(config: TrainConfig) -> Iterator[Send | None]:
     """A function that sends one line of metrics, or None when no tracker was asked for."""
     if config.track == "no":
-        return None
+        yield None
+        return
     try:
         service = import_module(config.track)
     except ImportError as error:
@@ -30,8 +35,7 @@ def tracker(config: TrainConfig) -> Callable[[dict[str, int | float]], None] | N
         )
     else:
         service.init(project="crossproof", name=config.out.name, resume="allow", config=settings)
-
-    def send(line: dict[str, int | float]) -> None:
-        service.log({key: value for key, value in line.items() if key != "step"}, step=int(line["step"]))
-
-    return send
+    try:
+        yield lambda line: service.log({k: v for k, v in line.items() if k != "step"}, step=int(line["step"]))
+    finally:
+        service.finish()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from crossproof.crosscoder import store
 from crossproof.crosscoder.initialise import estimate_scales
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import BadFile, CrossproofError
@@ -57,7 +57,7 @@ def test_an_edited_weight_is_noticed(saved: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(BadFile, match="weights_sha256 differs"):
+    with pytest.raises(BadFile, match="sha256 differs"):
         Crosscoder.from_pretrained(saved)
 
 
@@ -103,16 +103,30 @@ def test_missing_foreign_and_non_finite_tensors_are_named(saved: Path, change: s
         Crosscoder.from_pretrained(saved)
 
 
-def test_a_failure_while_saving_leaves_the_old_crosscoder(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full_disk(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
+def test_a_full_disk_leaves_the_old_crosscoder(saved: Path) -> None:
     before = Crosscoder.from_pretrained(saved)
-    monkeypatch.setattr(store, "save_file", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        toys.crosscoder(seed=1).save_pretrained(saved)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limit[1]))
+    try:
+        with pytest.raises(OSError, match=r"model\.safetensors could not be written"):
+            toys.crosscoder(seed=1).save_pretrained(saved)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert torch.equal(Crosscoder.from_pretrained(saved).W_enc, before.W_enc)
     assert sorted(path.name for path in saved.parent.iterdir()) == ["coder"]
+
+
+def test_an_edit_that_would_still_load_is_noticed(saved: Path) -> None:
+    record = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(record | {"k": 5}))
+    with pytest.raises(BadFile, match="sha256 differs"):
+        Crosscoder.from_pretrained(saved)
+
+
+def test_a_run_that_has_no_crosscoder_yet_says_so(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(BadFile, match="a run that has no crosscoder yet"):
+        Crosscoder.load(tmp_path)
 
 
 def test_a_kill_between_the_two_renames_loses_nothing(saved: Path) -> None:

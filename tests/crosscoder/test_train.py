@@ -26,6 +26,7 @@ from crossproof.errors import CrossproofError, MismatchError, NonFinite, Unknown
 from crossproof.files import read_json, read_jsonl
 from crossproof.subject.patch import splice
 from crossproof.subject.subject import Subject
+from crossproof.subject.text import Stories
 from crossproof.subject.tokens import Tokens
 
 SITES = ("blocks.0.hook_resid_pre", "blocks.0.hook_resid_post", "blocks.1.hook_resid_post")
@@ -282,12 +283,14 @@ def test_a_tracker_is_sent_every_line_of_metrics_and_only_when_asked(
     monkeypatch.setenv("WANDB_SILENT", "true")
     train(config(tmp_path / "quiet"))
     assert not (tmp_path / "quiet" / "wandb").exists()
+    summaries: list[dict[str, float]] = []
+    finish = wandb.finish
+    monkeypatch.setattr(wandb, "finish", lambda: (summaries.append(dict(wandb.run.summary)), finish()))
     train(config(tmp_path / "run", track="wandb"))
-    summary = dict(wandb.run.summary)
-    wandb.finish()
     lines = read_jsonl(tmp_path / "run" / "metrics.jsonl")
     # the tracker works in a process of its own and may still be some lines behind
-    assert summary["reconstruction"] in [line["reconstruction"] for line in lines]
+    assert summaries[0]["reconstruction"] in [line["reconstruction"] for line in lines]
+    assert wandb.run is None
     assert (tmp_path / "run" / "wandb").is_dir()
 
 
@@ -295,3 +298,59 @@ def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "trackio", None)
     with pytest.raises(CrossproofError, match="trackio is not installed"):
         train(config(tmp_path / "run", track="trackio"))
+
+
+def test_a_corrected_command_goes_on_where_a_mistaken_one_failed(tmp_path: Path) -> None:
+    with pytest.raises(UnknownSite):
+        train(config(tmp_path / "run", sites=("blocks.*.nothing",)))
+    with pytest.raises(CrossproofError, match="device: 'cuad' cannot be used here"):
+        train(config(tmp_path / "run", device="cuad"))
+    assert train(config(tmp_path / "run")).tokens > 0
+
+
+def test_texts_from_a_file_train_resume_and_are_counted_once(tmp_path: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    stories = Stories(3)
+    texts.write_text("<|endoftext|>".join(stories[i].text for i in range(60)))
+    settings = {"subject": "tinytales", "data": texts, "sites": ("blocks.*.hook_resid_post",), "steps": 6, "k": 4}
+    settings |= {"checkpoint_every": 2, "eval_texts": 64, "batch_tokens": 256}
+    whole = train(config(tmp_path / "whole", **settings))
+    assert whole.texts == 3  # every 20th of 60 is held out, and none is counted twice
+    broken = config(tmp_path / "broken", **settings)
+    stop = ActivationStream.__next__
+
+    def until_the_fourth(stream: ActivationStream) -> torch.Tensor:
+        if stream.next_batch == 3:
+            raise KeyboardInterrupt
+        return stop(stream)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ActivationStream, "__next__", until_the_fourth)
+        with pytest.raises(KeyboardInterrupt):
+            train(broken)
+    assert train(broken) == whole
+
+
+def test_a_crosscoder_of_two_models_is_not_scored_on_one(planted: Subject) -> None:
+    sites = (Site(subject="base", hook=SITES[0]), Site(subject="tuned", hook=SITES[0]))
+    coder = Crosscoder(CrosscoderConfig(sites=sites, width=64, features=8, activation="relu"))
+    with pytest.raises(MismatchError, match=r"several models \(base, tuned\)"):
+        evaluate(planted, coder, planted.texts(1))
+
+
+def test_a_dictionary_whose_features_are_all_dead_is_scored_too(planted: Subject) -> None:
+    coder = true_dictionary(planted)
+    with torch.no_grad():
+        coder.b_enc.fill_(-1e9)
+    found = evaluate(planted, coder, planted.texts(1))
+    assert found.dead == 1
+    assert found.sites[0].decoder_share is None
+    assert json.loads(found.model_dump_json())["sites"][0]["decoder_share"] is None
+
+
+def test_the_program_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    program = page.split("```python\n")[1].split("```")[0].replace("steps=500", "steps=5")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(program, "docs/training.md", "exec"), {"__name__": "docs"})
+    assert Crosscoder.from_pretrained("my-crosscoder").sites == ("early", "late")

@@ -1,6 +1,6 @@
 """An endless stream of shuffled batches of activations, harvested from one or several models as they are needed.
 
-Texts are read in order. A chunk of about `buffer_tokens` tokens is harvested, shuffled and handed out batch by batch,
+Texts are read in order. A chunk of `buffer_tokens` tokens is harvested, shuffled and handed out batch by batch,
 then the next chunk is harvested. Everything depends on the seed and on where a chunk starts, so a position in the
 stream is two integers, and going back to it costs one harvest.
 """
@@ -56,11 +56,11 @@ class ActivationStream:
         return self
 
     def __next__(self) -> Float[Tensor, "batch site width"]:
-        chunk = self._filled()
-        if (self.next_batch + 1) * self.batch_tokens > chunk.shape[0]:
-            # The last tokens that do not fill a batch are dropped: less than one batch per chunk.
+        if (self.next_batch + 1) * self.batch_tokens > self._filled().shape[0]:
+            # The last tokens that do not fill a batch are dropped: less than one batch per chunk. The old chunk is let
+            # go before the new one is harvested, so that there is only ever one.
             self.first_text, self.next_batch, self._chunk = self._next_text, 0, None
-            chunk = self._filled()
+        chunk = self._filled()
         rows = self._order[self.next_batch * self.batch_tokens : (self.next_batch + 1) * self.batch_tokens]
         self.next_batch += 1
         return chunk[rows.to(chunk.device)]
@@ -79,7 +79,9 @@ class ActivationStream:
     def _filled(self) -> Float[Tensor, "row site width"]:
         if self._chunk is not None:
             return self._chunk
-        parts: list[Tensor] = []
+        width = self.reads[0][0].width(self.reads[0][1][0])
+        n_sites = sum(len(sites) for _, sites in self.reads)
+        chunk = torch.empty(self.buffer_tokens, n_sites, width, device=self.reads[0][0].device)
         tokens, text = 0, self.first_text
         with progress("harvesting", self.buffer_tokens, "tokens") as bar:
             while tokens < self.buffer_tokens:
@@ -93,10 +95,11 @@ class ActivationStream:
                     part = torch.cat([subject.harvest(batch, sites) for subject, sites in self.reads], dim=1)
                 except NonFinite as error:
                     raise NonFinite(f"{error} (texts {text} to {text + self.texts_per_pass} of the stream)") from error
-                parts.append(part)
+                part = part[: self.buffer_tokens - tokens]
+                chunk[tokens : tokens + part.shape[0]] = part
                 tokens, text = tokens + part.shape[0], text + self.texts_per_pass
                 bar(part.shape[0])
-        self._chunk, self._next_text = torch.cat(parts), text
+        self._chunk, self._next_text = chunk, text
         # torch keeps only 32 bits of a seed, so the two numbers are mixed into that many
         mixed = np.random.SeedSequence([self.seed, self.first_text]).generate_state(1)[0]
         generator = torch.Generator().manual_seed(int(mixed))

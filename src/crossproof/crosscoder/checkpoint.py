@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors.torch import save_file
 from torch import Tensor
 
+from crossproof.crosscoder.config import FitConfig
 from crossproof.errors import BadFile, MismatchError
-from crossproof.files import read_safetensors, recover_folder, replace_folder
+from crossproof.files import read_safetensors, recover_folder, replace_folder, write_safetensors
 
 if TYPE_CHECKING:
     from crossproof.crosscoder.fit import Training
 
 FOLDER = "checkpoint"
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class State(BaseModel):
@@ -30,12 +31,23 @@ class State(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     step: int
+    settings: dict[str, Any]
+    """What the weights depend on: a resumed run must have the same."""
     optimiser_steps: list[float]
     data_position: dict[str, int] | None
 
 
 def exists(out: Path) -> bool:
+    """Whether there is one, after finishing a replacement that was interrupted."""
     return recover_folder(out / FOLDER)
+
+
+def _settings(training: Training) -> dict[str, Any]:
+    fit = training.config.model_dump(mode="json", include=set(FitConfig.model_fields))
+    return fit | {
+        "crosscoder": training.coder.config.model_dump(mode="json"),
+        "terms": [t.name for t in training.terms],
+    }
 
 
 def write(out: Path, training: Training, data_position: dict[str, int] | None) -> None:
@@ -44,16 +56,18 @@ def write(out: Path, training: Training, data_position: dict[str, int] | None) -
     for name, parameter in training.coder.named_parameters():
         state = training.optimiser.state[parameter]
         # A parameter that never had a gradient (b_dec of nothing) has no moments yet.
-        for moment in ("exp_avg", "exp_avg_sq"):
+        for moment in _MOMENTS:
             tensors[f"{moment}.{name}"] = state.get(moment, torch.zeros_like(parameter))
         steps.append(float(state["step"]) if "step" in state else 0.0)
     tensors["tokens_since_fired"] = training.tokens_since_fired
     tensors["random_state"] = torch.get_rng_state()
     if training.coder.b_enc.is_cuda:
         tensors["cuda_random_state"] = torch.cuda.get_rng_state(training.coder.b_enc.device)
-    state_json = State(step=training.step, optimiser_steps=steps, data_position=data_position)
+    state_json = State(
+        step=training.step, settings=_settings(training), optimiser_steps=steps, data_position=data_position
+    )
     with replace_folder(out / FOLDER) as folder:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "state.safetensors")
+        write_safetensors(folder / "state.safetensors", tensors)
         (folder / "state.json").write_text(state_json.model_dump_json(indent=2))
 
 
@@ -64,13 +78,29 @@ def restore(out: Path, training: Training) -> dict[str, int] | None:
         state = State.model_validate(json.loads((folder / "state.json").read_text()))
     except (OSError, ValueError, ValidationError) as error:
         raise BadFile(f"{folder / 'state.json'} cannot be read: {error}") from error
+    settings = _settings(training)
+    different = [
+        f"{name} was {state.settings.get(name)!r}, now {value!r}"
+        for name, value in settings.items()
+        if state.settings.get(name) != value
+    ]
+    if different:
+        raise MismatchError(
+            f"{folder} was written with other settings ({'; '.join(different)}); give the same ones to resume it, or "
+            "another folder"
+        )
     tensors = read_safetensors(folder / "state.safetensors", str(training.coder.b_enc.device))
-    coder = {name.removeprefix("coder."): value for name, value in tensors.items() if name.startswith("coder.")}
     own = training.coder.state_dict()
+    names = {f"coder.{name}" for name in own} | {"tokens_since_fired", "random_state"}
+    names |= {f"{moment}.{name}" for name, _ in training.coder.named_parameters() for moment in _MOMENTS}
+    if missing := sorted(names - set(tensors)):
+        raise BadFile(f"{folder / 'state.safetensors'}: {', '.join(missing)} missing; it was edited")
+    coder = {name: tensors[f"coder.{name}"] for name in own}
     for name, value in own.items():
-        if name not in coder or coder[name].shape != value.shape:
-            found = tuple(coder[name].shape) if name in coder else "missing"
-            raise MismatchError(f"{folder}: {name} is {found} where this run needs {tuple(value.shape)}")
+        if coder[name].shape != value.shape:
+            raise BadFile(f"{folder}: {name} is {tuple(coder[name].shape)} where it must be {tuple(value.shape)}")
+    if len(state.optimiser_steps) != len(list(training.coder.parameters())):
+        raise BadFile(f"{folder / 'state.json'}: optimiser_steps has {len(state.optimiser_steps)} entries")
     training.coder.load_state_dict(coder)
     for (name, parameter), steps in zip(training.coder.named_parameters(), state.optimiser_steps, strict=True):
         training.optimiser.state[parameter] = {

@@ -11,11 +11,12 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 FORMAT_VERSION: Literal[1] = 1
-"""Raised whenever a saved crosscoder changes meaning; older files are migrated, newer ones refused."""
+"""Raised whenever a saved crosscoder changes meaning; a file of a version that is not known is refused."""
 
 Activation = Literal["relu", "topk", "batchtopk", "jumprelu"]
 Initialisation = Literal["tied", "independent", "data"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -112,9 +113,9 @@ class FitConfig(Strict):
     """Fraction of the steps over which the learning rate rises linearly from 0."""
     decay: Fraction = 0.25
     """Fraction of the steps at the end over which it falls linearly to 0."""
-    beta1: Fraction = 0.9
+    beta1: Momentum = 0.9
     """Adam's first-moment decay."""
-    beta2: Fraction = 0.999
+    beta2: Momentum = 0.999
     """Adam's second-moment decay."""
     clip: Positive = 1.0
     """Gradients of a larger total norm are scaled down to this norm."""
@@ -130,12 +131,12 @@ class FitConfig(Strict):
     """Weight of the L0 penalty (JumpReLU crosscoders)."""
     sparsity_warmup: Fraction = 0.2
     """Fraction of the steps over which l1_weight and l0_weight rise linearly from 0."""
-    threshold_momentum: Fraction = 0.9
+    threshold_momentum: Momentum = 0.9
     """BatchTopK: how slowly the inference threshold follows the smallest activation kept in a batch."""
     bf16: bool = False
     """Run the encoder product in bfloat16 (for GPUs); everything that is summed or stored stays float32."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Fixes initialisation and data order; the same seed on the same machine gives the same bits."""
+    """Fixes initialisation and data order; the same seed on the same CPU gives the same bits."""
     log_every: Count = 50
     """Steps between lines of metrics.jsonl."""
     checkpoint_every: Count = 500
@@ -155,4 +156,12 @@ class TrainConfig(FitConfig, DictionaryConfig):
     def _dictionary(self) -> TrainConfig:
         if self.activation in ("topk", "batchtopk") and (self.k is None or self.k > self.features):
             raise ValueError(f"k: cannot keep {self.k} of {self.features} features; give a k between 1 and features")
+        if self.activation == "relu" and self.l1_weight == 0:
+            raise ValueError("l1_weight: nothing makes a relu crosscoder sparse but this; give it a weight")
+        if self.activation == "jumprelu" and self.l0_weight == 0:
+            raise ValueError("l0_weight: nothing makes a jumprelu crosscoder sparse but this; give it a weight")
+        if self.activation != "jumprelu" and self.l0_weight > 0:
+            raise ValueError(
+                f"l0_weight: has a gradient only through the thresholds of jumprelu, not {self.activation}"
+            )
         return self

@@ -16,23 +16,23 @@ from crossproof.subject.tokens import Tokens
 
 
 class SiteScore(BaseModel):
-    """One site's row of the table."""
+    """One site's row of the table. A number that is not defined there (a site that never varies) is None."""
 
     model_config = ConfigDict(extra="forbid")
     site: str
-    unexplained: float
+    unexplained: float | None
     """Squared error over variance, both summed over tokens and coordinates, in raw units."""
-    cosine: float
+    cosine: float | None
     """Mean cosine between an activation and its reconstruction, where the activation is not zero."""
-    loss_spliced: float
+    loss_spliced: float | None
     """The model's loss with this site replaced by its reconstruction."""
-    loss_mean: float
+    loss_mean: float | None
     """The model's loss with this site replaced by its mean: nothing known about the token."""
-    loss_recovered: float
+    loss_recovered: float | None
     """(loss_mean − loss_spliced) / (loss_mean − loss of the model): 1 is as good as the model, 0 as the mean."""
-    decoder_share: float
+    decoder_share: float | None
     """Mean over live features of ‖d_i‖ at this site over its sum over sites, in scaled units."""
-    decoder_cosine: float
+    decoder_cosine: float | None
     """Mean over live features of the cosine between a feature's direction here and at the site where it is largest."""
 
 
@@ -47,12 +47,15 @@ class Evaluation(BaseModel):
     l0: float
     dead: float
     """Fraction of features that fire on none of these tokens."""
-    mean_unexplained: float
+    mean_unexplained: float | None
     sites: list[SiteScore]
 
 
 def check_fits(subject: Subject, coder: Crosscoder) -> None:
     """Refuse a crosscoder whose sites or width are not the subject's, saying which."""
+    subjects = sorted({site.subject for site in coder.config.sites})
+    if len(subjects) > 1:
+        raise MismatchError(f"this crosscoder reads several models ({', '.join(subjects)}); it cannot be scored on one")
     missing = [site for site in coder.sites if site not in subject.sites]
     if missing:
         raise MismatchError(f"{subject.name} has no site {', '.join(missing)}, which this crosscoder reads")
@@ -104,12 +107,16 @@ def evaluate(subject: Subject, coder: Crosscoder, tokens: Tokens, texts_per_pass
         loss=float(clean),
         l0=sums.active / sums.tokens,
         dead=float((sums.fired == 0).double().mean()),
-        mean_unexplained=float(unexplained.mean()),
-        sites=[_score(site, *(float(number) for number in numbers)) for site, *numbers in rows],
+        mean_unexplained=_defined(unexplained.mean()),
+        sites=[_score(site, *map(_defined, numbers)) for site, *numbers in rows],
     )
 
 
-def _score(site: str, *numbers: float) -> SiteScore:
+def _defined(number: Tensor) -> float | None:
+    return float(number) if bool(torch.isfinite(number)) else None
+
+
+def _score(site: str, *numbers: float | None) -> SiteScore:
     names = [name for name in SiteScore.model_fields if name != "site"]
     return SiteScore(site=site, **dict(zip(names, numbers, strict=True)))
 

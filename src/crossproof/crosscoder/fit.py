@@ -26,6 +26,9 @@ from crossproof.files import append_jsonl, truncate_jsonl
 from crossproof.memory import keep_freed_memory
 from crossproof.progress import progress
 
+RESERVED = ("step", "tokens", "loss", "l0", "gradient_norm", "unexplained", "dead", "lr")
+"""Columns of metrics.jsonl that are not loss terms."""
+
 
 @runtime_checkable
 class Resumable(Protocol):
@@ -50,6 +53,10 @@ class Training:
 
     def __post_init__(self) -> None:
         config = self.config
+        names = [term.name for term in self.terms]
+        for name in names:
+            if names.count(name) > 1 or name in RESERVED:
+                raise CrossproofError(f"two columns of metrics.jsonl would be called {name!r}; rename a loss term")
         if not self.coder.b_enc.is_cuda:
             keep_freed_memory()
         self._scaled = self.coder.b_enc.new_empty(0)
@@ -61,9 +68,11 @@ class Training:
     def advance(self, activations: Float[Tensor, "row site width"]) -> dict[str, Tensor]:
         """One optimiser step on a batch of raw activations. Returns its numbers as tensors, not waiting for them."""
         coder, config = self.coder, self.config
+        if activations.shape[0] == 0:
+            raise CrossproofError(f"batch {self.step + 1} has no tokens")
         if self._scaled.shape != activations.shape:
-            self._scaled = torch.empty_like(activations)
-        x = coder.scaled(activations, out=self._scaled)
+            self._scaled = coder.b_enc.new_empty(activations.shape)
+        x = coder.scaled(activations.to(coder.b_enc.device), out=self._scaled)
         encoding = coder.encode_batch(x, config.threshold_momentum, config.bf16)
         batch = Batch(
             coder=coder,
@@ -130,6 +139,8 @@ def fit(
                 f"{out}: this run stopped at step {training.step}, and its data stream cannot be repositioned. Give a "
                 "stream with state() and restore(), or start again in an empty folder"
             )
+    elif not bool(coder.W_dec.any()):
+        raise CrossproofError("this crosscoder's weights are all zero: call initialise(coder, sample, …) first")
     metrics = out / "metrics.jsonl"
     truncate_jsonl(metrics, keep=lambda line: line["step"] <= training.step)
 
@@ -145,18 +156,24 @@ def fit(
                 ) from None
             numbers = training.advance(activations)
             step = training.step
-            if step % check_every == 0 and not math.isfinite(numbers["loss"]):
+            saving = step % config.checkpoint_every == 0 or step == config.steps
+            # A loss can be finite when its gradient is not, and the weights of the next step would be lost.
+            if (saving or step % check_every == 0) and not all(map(math.isfinite, _watched(numbers))):
                 raise NonFinite(_diagnosis(activations, coder, numbers, step, out))
             if step % config.log_every == 0 or step == config.steps:
                 line = {"step": step, "tokens": step * config.batch_tokens} | _line(training, activations, numbers)
                 append_jsonl(metrics, line)
                 if track is not None:
                     track(line)
-                bar(0, note=f"loss {line['loss']:.1f}  unexplained {line['unexplained']:.1%}  dead {line['dead']:.1%}")
-            if step % config.checkpoint_every == 0 or step == config.steps:
+                bar(0, note=f"loss {line['loss']:.1f} dead {line['dead']:.1%}")
+            if saving:
                 checkpoint.write(out, training, batches.state() if isinstance(batches, Resumable) else None)
             bar(activations.shape[0])
     return coder
+
+
+def _watched(numbers: dict[str, Tensor]) -> tuple[float, float]:
+    return float(numbers["loss"]), float(numbers["gradient_norm"])
 
 
 def schedule(step: int, config: FitConfig) -> float:
@@ -195,6 +212,7 @@ def _diagnosis(activations: Tensor, coder: Crosscoder, numbers: dict[str, Tensor
         what = f"the activations of batch {step} are not finite at {', '.join(bad_sites)}"
     else:
         terms = ", ".join(f"{name} {float(value):g}" for name, value in numbers.items())
-        what = f"the loss is not finite at step {step} ({terms}); a lower lr or a longer warmup usually helps"
+        cure = "a lower lr or a longer warmup usually helps"
+        what = f"the loss or its gradient is not finite at step {step} ({terms}); {cure}"
     saved = f"the last good checkpoint is kept in {out}" if checkpoint.exists(out) else "no checkpoint was written yet"
     return f"{what}; {saved}"

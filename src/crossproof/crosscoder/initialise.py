@@ -23,7 +23,7 @@ def estimate_scales(sample: Sample) -> Float[Tensor, "site"]:
     """s_v = sqrt(D) / mean ‖a^v‖ for every site."""
     if sample.shape[0] == 0:
         raise CrossproofError("no tokens: the site scales cannot be estimated from an empty sample of activations")
-    norms = sample.double().norm(dim=2).mean(0)
+    norms = torch.linalg.vector_norm(sample, dim=2, dtype=torch.float64).mean(0)
     if not bool(torch.isfinite(norms).all()) or bool((norms == 0).any()):
         bad = [v for v, n in enumerate(norms.tolist()) if not 0 < n < float("inf")]
         raise NonFinite(f"the activations at site index {bad} are all zero or not finite; their scale is undefined")

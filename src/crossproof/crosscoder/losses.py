@@ -90,7 +90,8 @@ class L1:
     def __call__(self, batch: Batch) -> Float[Tensor, ""]:
         coder, codes = batch.coder, batch.encoding.codes
         norms = coder.W_dec.unflatten(1, (len(coder.sites), -1)).norm(dim=2).sum(1)
-        total = (codes.values * norms[codes.pattern.features]).sum() / batch.x.shape[0]
+        per_entry = norms.index_select(0, codes.pattern.features)  # norms[…] would sum its gradient in any order
+        total = (codes.values * per_entry).sum() / batch.x.shape[0]
         return self.weight * _ramp(batch.progress, self.warmup) * total
 
 
@@ -100,7 +101,7 @@ class L0:
 
     weight: float
     warmup: float
-    name: str = "l0"
+    name: str = "l0_penalty"
 
     def __call__(self, batch: Batch) -> Float[Tensor, ""]:
         return self.weight * _ramp(batch.progress, self.warmup) * batch.encoding.l0

@@ -151,7 +151,7 @@ class Crosscoder(nn.Module):
             theta, bandwidth = self.log_threshold.exp(), self.config.bandwidth
             pattern = selection.around(pre, theta, bandwidth)
             z = encoded_values(x, self.W_enc, self.b_enc, pre, pattern)
-            at_entries = theta[pattern.features]
+            at_entries = theta.index_select(0, pattern.features)  # theta[…] would sum its gradient in any order
             values = selection.Jump.apply(z, at_entries, bandwidth)  # type: ignore[no-untyped-call]
             steps: Tensor = selection.Step.apply(z, at_entries, bandwidth)  # type: ignore[no-untyped-call]
             l0 = steps.sum() / pattern.n_rows

@@ -1,21 +1,21 @@
 """A crosscoder on disk: a folder with `config.json` and `model.safetensors`, scales folded in. Nothing else is read.
 
-The hash of the weights stands in the config, so that a truncated, edited or mixed-up pair of files is noticed.
+A hash of both stands in the config, so that a truncated, edited or mixed-up pair of files is noticed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import torch
 from pydantic import ValidationError
-from safetensors.torch import save_file
 
 from crossproof.crosscoder.config import FORMAT_VERSION, CrosscoderConfig
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import BadFile, CrossproofError
-from crossproof.files import read_json, read_safetensors, recover_folder, replace_folder, write_json
+from crossproof.files import complete_folder, read_json, read_safetensors, replace_folder, write_json, write_safetensors
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 IN_RUN = "crosscoder"
@@ -26,21 +26,16 @@ def save(coder: Crosscoder, folder: Path) -> None:
     folded = coder.folded()
     tensors = {name: value.contiguous().cpu() for name, value in folded.state_dict().items() if name != "scale"}
     with replace_folder(folder) as new:
-        save_file(tensors, new / WEIGHTS)
-        record = {
-            "library": "crossproof",
-            **folded.config.model_dump(mode="json"),
-            "weights_sha256": _hash(new / WEIGHTS),
-        }
-        write_json(new / CONFIG, record)
+        write_safetensors(new / WEIGHTS, tensors)
+        record = {"library": "crossproof", **folded.config.model_dump(mode="json")}
+        write_json(new / CONFIG, record | {"sha256": _hash(record, new / WEIGHTS)})
 
 
 def load(name: str | Path, device: str = "cpu") -> Crosscoder:
-    folder = Path(name)
-    if recover_folder(folder / IN_RUN):
-        folder = folder / IN_RUN
-    elif not recover_folder(folder):
-        folder = _download(str(name))
+    given = Path(name)
+    folder = complete_folder(given / IN_RUN) or complete_folder(given) or _download(str(name))
+    if (folder / "run.json").exists():
+        raise BadFile(f"{folder} is a run that has no crosscoder yet; repeat its command to finish it")
     record = read_json(folder / CONFIG)
     config = _config(record, folder / CONFIG)
     tensors = read_safetensors(folder / WEIGHTS, device)
@@ -59,8 +54,9 @@ def load(name: str | Path, device: str = "cpu") -> Crosscoder:
     unknown = sorted(set(tensors) - set(expected))
     if unknown:
         raise BadFile(f"{folder / WEIGHTS}: unexpected tensors {', '.join(unknown)}")
-    if record["weights_sha256"] != _hash(folder / WEIGHTS):
-        raise BadFile(f"{folder / WEIGHTS} is not the file that config.json was written with (weights_sha256 differs)")
+    written = {key: value for key, value in record.items() if key != "sha256"}
+    if record["sha256"] != _hash(written, folder / WEIGHTS):
+        raise BadFile(f"{folder}: {CONFIG} and {WEIGHTS} are not as they were written together (sha256 differs)")
     coder.load_state_dict({**tensors, "scale": coder.scale})
     return coder
 
@@ -84,14 +80,14 @@ def _config(record: object, path: Path) -> CrosscoderConfig:
     version = record.get("format_version")
     if version != FORMAT_VERSION:
         raise BadFile(f"{path}: format_version {version!r}; this version of crossproof reads {FORMAT_VERSION}")
-    fields = {key: value for key, value in record.items() if key not in ("library", "weights_sha256")}
+    fields = {key: value for key, value in record.items() if key not in ("library", "sha256")}
     try:
         config = CrosscoderConfig.model_validate(fields)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise BadFile(f"{path}: {problems}") from error
-    if "weights_sha256" not in record:
-        raise BadFile(f"{path}: weights_sha256 is missing")
+    if "sha256" not in record:
+        raise BadFile(f"{path}: sha256 is missing")
     return config
 
 
@@ -105,6 +101,9 @@ def _download(name: str) -> Path:
         raise CrossproofError(f"{name} is neither a folder here nor a repository the hub gave us: {error}") from error
 
 
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _hash(record: dict[str, object], weights: Path) -> str:
+    """Of the fields and the weights together."""
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update(json.dumps(record, sort_keys=True).encode())
+    return digest.hexdigest()

@@ -30,9 +30,10 @@ SAMPLE_TOKENS = 20_000
 def train(config: TrainConfig, extra_terms: Sequence[Term] = ()) -> Evaluation:
     """Train, save and evaluate a crosscoder; a run that was stopped goes on where it was, a finished one is read."""
     clock = runs.Clock()
-    run = runs.begin(config.out, "train", config, may_differ=("out", "device", "track"))
-    if run.finished:
+    earlier = runs.resumable(config.out, "train", config, may_differ=("out", "device", "track"))
+    if earlier is not None and earlier.finished:
         return runs.read_results(config.out, Evaluation)
+    check_device(config.device)
     subject = Subject.load(config.subject, device=config.device)
     sites = subject.find_sites(config.sites or subject.default_sites())
     source = subject.source("train", config.data)
@@ -40,16 +41,29 @@ def train(config: TrainConfig, extra_terms: Sequence[Term] = ()) -> Evaluation:
         [(subject, sites)], source, config.batch_tokens, config.buffer_tokens, config.harvest_texts, config.seed
     )
     coder = new_crosscoder(config, subject, sites)
+    held_out = subject.source("validation", config.data)
+    run = earlier or runs.begin(config.out, "train", config)
     if not checkpoint.exists(config.out):
         generator = torch.Generator().manual_seed(config.seed)
         torch.manual_seed(config.seed)
         initialise(coder, stream.sample(SAMPLE_TOKENS), config.init, config.decoder_norm, generator)
-    fit(coder, stream, config, config.out, extra_terms, tracker(config))
+    with tracker(config) as track:
+        fit(coder, stream, config, config.out, extra_terms, track)
     coder.save_pretrained(config.out / IN_RUN)
-    held_out = subject.source("validation", config.data).tokens(0, config.eval_texts)
-    results = evaluate(subject, coder, held_out.to(config.device))
+    # a short file of texts has fewer than were asked for, and begins again after its last
+    texts = min(config.eval_texts, held_out.texts_in_all or config.eval_texts)
+    results = evaluate(subject, coder, held_out.tokens(0, texts).to(config.device))
     runs.finish(config.out, run, results, clock.seconds())
     return results
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not here before anything is loaded for it."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise CrossproofError(f"device: {device!r} cannot be used here ({reason}); try --device cpu") from error
 
 
 def new_crosscoder(config: TrainConfig, subject: Subject, sites: Sequence[str]) -> Crosscoder:
