@@ -44,10 +44,8 @@ def exists(out: Path) -> bool:
 
 def _settings(training: Training) -> dict[str, Any]:
     fit = training.config.model_dump(mode="json", include=set(FitConfig.model_fields))
-    return fit | {
-        "crosscoder": training.coder.config.model_dump(mode="json"),
-        "terms": [t.name for t in training.terms],
-    }
+    shape = training.coder.config.model_dump(mode="json").items()
+    return fit | {f"crosscoder.{key}": value for key, value in shape} | {"terms": [t.name for t in training.terms]}
 
 
 def write(out: Path, training: Training, data_position: dict[str, int] | None) -> None:
