@@ -28,9 +28,9 @@ from torch import Tensor
 from crossproof.crosscoder import codes
 from crossproof.crosscoder.codes import Pattern
 from crossproof.crosscoder.config import CrosscoderConfig, FitConfig, Site
-from crossproof.crosscoder.fit import Training
 from crossproof.crosscoder.losses import Reconstruction
 from crossproof.crosscoder.model import Crosscoder
+from crossproof.crosscoder.step import Training
 
 Result = TypeVar("Result")
 GEOMETRIES = (
@@ -187,6 +187,9 @@ def main() -> None:
         return
     results = [measure(geometry, arguments.repeats) for geometry in GEOMETRIES]
     densities = crossover(max(1, arguments.repeats // 3))
+    disagreement = max(float(str(result["worst_relative_loss_difference"])) for result in results)
+    if disagreement > 1e-5:
+        sys.exit(f"the two steps are not the same: their losses differ by {disagreement:.1e}")
     if arguments.json:
         found = {"benchmark": "training_step", "threads": arguments.threads, "results": results, "crossover": densities}
         print(json.dumps(found, indent=2))

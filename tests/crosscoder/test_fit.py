@@ -19,9 +19,10 @@ from torch import Tensor
 
 from crossproof.crosscoder import checkpoint
 from crossproof.crosscoder.config import FitConfig
-from crossproof.crosscoder.fit import Training, clip_gradients, default_terms, fit, schedule
+from crossproof.crosscoder.fit import fit
 from crossproof.crosscoder.losses import Batch
 from crossproof.crosscoder.model import Crosscoder
+from crossproof.crosscoder.step import Training, clip_gradients, default_terms, schedule
 from crossproof.errors import BadFile, CrossproofError, MismatchError, NonFinite
 from crossproof.files import read_jsonl
 from tests.crosscoder import toys

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from crossproof.crosscoder.config import FitConfig
-from crossproof.crosscoder.fit import Training, default_terms
 from crossproof.crosscoder.losses import L0, L1, AuxK, Batch, Reconstruction
 from crossproof.crosscoder.model import Crosscoder
+from crossproof.crosscoder.step import Training, default_terms
 from crossproof.errors import CrossproofError
 from tests.crosscoder import toys
 

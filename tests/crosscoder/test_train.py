@@ -17,9 +17,9 @@ from crossproof.crosscoder import checkpoint
 from crossproof.crosscoder.buffer import ActivationStream
 from crossproof.crosscoder.config import CrosscoderConfig, FitConfig, Site, TrainConfig
 from crossproof.crosscoder.evaluate import Evaluation, evaluate
-from crossproof.crosscoder.fit import Training, default_terms
 from crossproof.crosscoder.initialise import initialise
 from crossproof.crosscoder.model import Crosscoder
+from crossproof.crosscoder.step import Training, default_terms
 from crossproof.crosscoder.store import IN_RUN
 from crossproof.crosscoder.train import train
 from crossproof.errors import CrossproofError, MismatchError, NonFinite, UnknownSite

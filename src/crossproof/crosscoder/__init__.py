@@ -2,8 +2,8 @@
 
 `config.py` says what a crosscoder and its training are (no torch), `codes.py` holds sparse codes and the products that
 make a step cheap, `selection.py` the activation functions, `model.py` the crosscoder itself, `store.py` its files.
-`losses.py` are the terms of the objective, `buffer.py` shuffles activations, `fit.py` is the training loop, which knows
-no language model; `train.py` binds it to a subject and `evaluate.py` scores the result.
+`losses.py` are the terms of the objective, `step.py` is one optimiser step, `fit.py` the loop around it, which knows no
+language model, `buffer.py` shuffles activations; `train.py` binds it to a subject and `evaluate.py` scores the result.
 
 Open `model.py` first, then `fit.py`.
 """

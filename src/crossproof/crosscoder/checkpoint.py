@@ -20,7 +20,7 @@ from crossproof.errors import BadFile, MismatchError
 from crossproof.files import read_safetensors, recover_folder, replace_folder, write_safetensors
 
 if TYPE_CHECKING:
-    from crossproof.crosscoder.fit import Training
+    from crossproof.crosscoder.step import Training
 
 FOLDER = "checkpoint"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
