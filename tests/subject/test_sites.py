@@ -113,6 +113,33 @@ def test_patches_act_in_order_of_computation_and_are_read_as_patched(family: str
     torch.testing.assert_close(both[mid], 2 * seen[mid])
 
 
+def doubled_in_place(value: Tensor) -> Tensor:
+    return value.mul_(2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_patch_in_place_does_what_a_patch_out_of_place_does_and_changes_no_site_before_it(family: str) -> None:
+    model, tokens = subject(family), some_tokens(family)
+    sites = model.find_sites([*model.default_sites(), "blocks.*.hook_attn_out", "blocks.*.hook_mlp_out", "*resid_post"])
+    base = model.cache(tokens, sites)
+    for index, site in enumerate(sites):
+        logits, values = model.run(tokens, sites, {site: lambda value: 2 * value})
+        in_place, seen = model.run(tokens, sites, {site: doubled_in_place})
+        assert torch.equal(in_place, logits), site
+        for number, other in enumerate(sites):
+            assert torch.equal(seen[other], values[other]), (site, other)
+            # The end of one block and the beginning of the next are one value under two names.
+            if number < index:
+                assert torch.equal(seen[other], base[other]), (site, other)
+
+
+def test_a_patch_that_returns_nothing_is_named() -> None:
+    model, tokens = subject("gpt2"), some_tokens("gpt2")
+    for site in ("blocks.0.hook_resid_pre", "blocks.0.hook_resid_mid"):
+        with pytest.raises(MismatchError, match=rf"a patch at {site} must return.*NoneType"):
+            model.logits(tokens, {site: lambda value: None})
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_writing_its_own_value_at_every_site_changes_no_bit(family: str) -> None:
     model, tokens = subject(family), some_tokens(family)

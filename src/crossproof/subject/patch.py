@@ -1,7 +1,8 @@
 """Running a model while reading some sites and replacing the values of others.
 
 A patch is a mapping from a site to a function of the site's value. Patches act in the order of computation, so one
-function sees what the ones before it did, and a site that is both patched and read is read as patched.
+function sees what the ones before it did, and a site that is both patched and read is read as patched. A function gets
+a copy of the value and may change it in place.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ def run(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One forward pass: the logits, and the values at the sites to read."""
     hooks: list[tuple[str, Hook]] = []
+    values: dict[str, Tensor] = {}
+    # Sites can share a hook: resid_mid is written where attn_out is read, which must then see its own value.
     for name, site in sites.items():
         if name in patch:
             hooks += site.writing_hooks(patch[name])
-    values: dict[str, Tensor] = {}
-    for name in read:
-        sites[name].check()
-        hooks.append((sites[name].hook, _reader(values, name)))
+        if name in read:
+            site.check()
+            hooks.append((site.hook, _reader(values, name)))
     logits: Tensor = model.run_with_hooks(ids, fwd_hooks=hooks)
     return logits, values
 

@@ -84,7 +84,12 @@ class Site:
             raise UnsupportedModel(f"site {self.name} cannot be written: {self.read_only}")
 
         def checked(value: Tensor) -> Tensor:
-            new = replace(value)
+            # A function may change what it is given: the model's tensor may be another site's value too.
+            new = replace(value.clone())
+            if not isinstance(new, Tensor):
+                raise MismatchError(
+                    f"a patch at {self.name} must return the tensor to put there; it returned {type(new).__name__}"
+                )
             if new.shape != value.shape:
                 raise MismatchError(
                     f"a patch at {self.name} must keep the shape {tuple(value.shape)}; it returned {tuple(new.shape)}"
