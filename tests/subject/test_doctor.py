@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
+from crossproof.errors import CrossproofError
 from crossproof.subject.doctor import Check, examine, table
 from crossproof.subject.subject import Subject
 from crossproof.subject.units import LOGITS, MLP, Norm, Unembedding, Unit
@@ -70,6 +71,15 @@ def test_a_norm_output_before_its_gain_is_found() -> None:
     site = "blocks.0.ln2.hook_normalized"
     model._sites[site] = replace(model._sites[site], hook=site)
     assert any(check.name == "unit recomputed from its weights" and site in check.compared for check in failures(model))
+
+
+def test_given_tokens_are_cropped_to_a_few_and_none_is_an_error() -> None:
+    model = subject("gpt2")
+    few = model.tokens(["w1 w2 w3", "w4 w5"] * 2)
+    many = model.tokens(["w1 w2 w3", "w4 w5"] * 10)
+    assert examine(model, many) == examine(model, few)
+    with pytest.raises(CrossproofError, match="no tokens"):
+        examine(model, model.tokens([""]))
 
 
 class Deaf(HookedRootModule):

@@ -75,3 +75,44 @@ def test_a_member_of_the_zoo_brings_its_texts() -> None:
     assert planted.units
     assert planted.source("train").tokens(0, 1).n_kept
     assert planted.loss(planted.texts(3)) > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"n_embd": 48}, "RuntimeError"),
+        ({"vocab_size": 60}, "RuntimeError"),
+        ({"activation_function": "mish2"}, "mish2"),
+        ({"n_embd": "wide"}, "cannot be loaded"),
+        ({"n_layer": 3}, r"no place for, the first of them (transformer\.)?h\.3\."),
+    ],
+)
+def test_an_edited_config_is_a_bad_file(tmp_path: Path, change: dict[str, Any], complaint: str) -> None:
+    path = tmp_path / "gpt2"
+    shutil.copytree(folder("gpt2"), path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(BadFile, match=complaint):
+        Subject.load(str(path))
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(CrossproofError, match="no device 'cuda:77'"):
+        Subject.load("planted", device="cuda:77")
+
+
+def test_planted_in_float64_is_not_rounded_to_float32() -> None:
+    from crossproof.subject.zoo.planted import build_planted
+
+    exact = build_planted(dtype=torch.float64).state_dict()
+    loaded = Subject.load("planted", dtype=torch.float64).model.state_dict()
+    assert loaded.keys() == exact.keys()
+    assert all(torch.equal(loaded[name], exact[name]) for name in exact)
+    assert any(not torch.equal(weight, weight.float().double()) for weight in exact.values())
+
+
+@pytest.mark.parametrize(("member", "begins"), [("modadd", False), ("tinytales-pythia", True), ("tinytales", True)])
+def test_texts_begin_with_the_special_token_of_a_tokenizer_that_has_one(member: str, begins: bool) -> None:
+    assert Subject.load(str(zoo.folder(member))).prepend_bos is begins
+    assert Subject.load(member).prepend_bos is begins
+    assert Subject.load(member, prepend_bos=not begins).prepend_bos is not begins

@@ -170,3 +170,62 @@ def test_a_text_of_the_last_token_alone_has_no_mean_loss() -> None:
     losses = subject("gpt2").losses(subject("gpt2").tokens(["w1 w2", ""]))
     assert math.isfinite(losses[0])
     assert losses[1].isnan()
+
+
+def test_a_path_may_be_a_string_and_a_file_may_come_from_a_spreadsheet(tmp_path: Path) -> None:
+    path = tmp_path / "a.JSONL"
+    path.write_bytes(b"\xef\xbb\xbf" + b'{"text": "w1"}\n{"text": "w2"}')
+    assert read_texts(path) == ["w1", "w2"]
+    assert subject("gpt2").source("train", str(path)).tokens(0, 1).ids.tolist() == [[BOS, 1]]
+    (tmp_path / "a.csv").write_text("w1\nw2")
+    with pytest.raises(BadFile, match=r"a\.csv.*\.txt.*\.jsonl"):
+        read_texts(tmp_path / "a.csv")
+
+
+def test_no_text_is_in_both_splits() -> None:
+    texts = [f"w{index % 7}" for index in range(60)]
+    splits = [TextSource(texts, subject("gpt2").tokens, split) for split in ("train", "validation")]
+    train, validation = ({tuple(row) for row in source.tokens(0, 60).ids.tolist()} for source in splits)
+    assert train
+    assert validation
+    assert not train & validation
+    with pytest.raises(CrossproofError, match="1 different texts"):
+        TextSource(["w1", "w1"], subject("gpt2").tokens)
+
+
+def test_texts_in_words_that_the_tokenizer_does_not_have_are_refused() -> None:
+    with pytest.raises(CrossproofError, match=r"100% of the tokens.*<unk>.*tokenizer of"):
+        subject("gpt2").source("train", ["once upon", "a time"])
+
+
+def test_no_tokens_and_too_many_are_errors() -> None:
+    model = subject("llama")
+    site = ["blocks.0.hook_resid_pre"]
+    with pytest.raises(CrossproofError, match="no tokens: none of the positions"):
+        model.harvest(model.tokens([""]), site)
+    with pytest.raises(CrossproofError, match="no tokens: 0 texts"):
+        model.logits(some_tokens("llama")[:0])
+    with pytest.raises(CrossproofError, match="no tokens: 0 texts were asked for"):
+        Subject.wrap(model.model, "one", source=TextSource(["w1", "w2"], model.tokens)).texts(0)
+    with pytest.raises(CrossproofError, match="a context of 0"):
+        model.tokens(["w1"], context=0)
+    long = torch.zeros(1, CONTEXT + 1, dtype=torch.long)
+    with pytest.raises(MismatchError, match=f"{CONTEXT + 1} positions long.* {CONTEXT}$"):
+        model.logits(Tokens(long, long == 0, long))
+
+
+def test_the_loss_of_many_texts_is_the_loss_of_all_of_them_at_once() -> None:
+    model = subject("gpt2")
+    tokens = model.tokens([" ".join(["w1", "w2"] * (1 + index % 5)) for index in range(150)])
+    at_once = float(model.token_losses(tokens).sum()) / tokens.n_scored
+    assert model.loss(tokens) == pytest.approx(at_once, rel=1e-12)
+
+
+def test_what_is_wrapped_is_a_module() -> None:
+    class Bare:
+        def run_with_cache(self) -> None: ...
+
+        def run_with_hooks(self) -> None: ...
+
+    with pytest.raises(UnsupportedModel, match=r"Bare is no torch\.nn\.Module"):
+        Subject.wrap(Bare(), "bare")

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crossproof.errors import UnsupportedModel
+from crossproof.errors import CrossproofError, UnsupportedModel
 from crossproof.subject.patch import splice
 from crossproof.subject.tokens import NO_TARGET, Tokens
 from crossproof.subject.units import Attention, GatedMLP, Norm, Unembedding
@@ -63,8 +63,12 @@ class _Sum:
 
 
 def examine(subject: Subject, tokens: Tokens | None = None) -> list[Check]:
-    """Every check, on these tokens or on a few of the subject's own (of random ids where it has no texts)."""
-    tokens = _some_tokens(subject) if tokens is None else tokens
+    """Every check, on the first of these tokens or of the subject's own (of random ids where it has no texts)."""
+    tokens = _cropped(_some_tokens(subject) if tokens is None else tokens)
+    if tokens.n_kept == 0:
+        raise CrossproofError(
+            f"no tokens: none of the first {_POSITIONS} positions of the first {_TEXTS} texts is kept"
+        )
     try:
         units = subject.units
         checks = []
@@ -213,10 +217,13 @@ def _difference(ours: Float[Tensor, "*batch width"], theirs: Float[Tensor, "*bat
 
 def _some_tokens(subject: Subject) -> Tokens:
     if subject.has_texts:
-        tokens = subject.texts(_TEXTS)
-        return Tokens(*(part[:, :_POSITIONS] for part in (tokens.ids, tokens.keep, tokens.targets)))
+        return subject.texts(_TEXTS)
     positions = min(_POSITIONS, subject.context or _POSITIONS)
     vocabulary = int(getattr(getattr(subject.model, "cfg", None), "d_vocab", 2))
     ids = torch.randint(vocabulary, (_TEXTS, positions), generator=torch.Generator().manual_seed(0))
     keep = torch.ones_like(ids, dtype=torch.bool)
     return Tokens(ids, keep, torch.cat([ids[:, 1:], torch.full((_TEXTS, 1), NO_TARGET)], dim=1))
+
+
+def _cropped(tokens: Tokens) -> Tokens:
+    return Tokens(*(part[:_TEXTS, :_POSITIONS] for part in (tokens.ids, tokens.keep, tokens.targets)))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from crossproof.errors import BadFile, CrossproofError, nearest
 from crossproof.subject.quiet import offline, without_bars
@@ -18,18 +17,20 @@ def load_model(name: str, device: str = "cpu", dtype: torch.dtype = torch.float3
     from crossproof.subject import zoo
 
     if name in zoo.names():
-        return _in_dtype(zoo.load_model(name, device), dtype)
+        return zoo.load_model(name, device, dtype)
     if Path(name).is_dir():
-        return _load_folder(Path(name), device, dtype)
+        return load_folder(Path(name), device, dtype)
     why = _hub_trouble(name)
     try:
         with offline() if why else nullcontext():
             return _boot(name, device, dtype)
-    except (OSError, ValueError) as error:
+    except (CrossproofError, MemoryError):
+        raise
+    except Exception as error:  # as in a folder
         close = nearest(name, zoo.names())
         raise CrossproofError(
             f"{name!r} is no member of the zoo (nearest: {close or ', '.join(zoo.names())}) and no folder, and "
-            f"{why or f'it could not be loaded from the Hugging Face hub: {_first_line(error)}'}"
+            f"{why or f'it could not be loaded from the Hugging Face hub: {_in_short(error)}'}"
         ) from error
 
 
@@ -50,14 +51,17 @@ def _hub_trouble(name: str) -> str:
     return ""
 
 
-def _load_folder(folder: Path, device: str, dtype: torch.dtype) -> Any:
+def load_folder(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
+    """The model of a Hugging Face folder, under TransformerLens names and with its own weights: nothing is folded."""
     if not (folder / "config.json").is_file():
         raise BadFile(f"{folder} has no config.json: it is not a folder written by `save_pretrained`")
     with offline():
         try:
             return _boot(str(folder), device, dtype)
-        except (OSError, ValueError, SafetensorError) as error:
-            raise BadFile(f"{folder} cannot be loaded as a Hugging Face model: {_first_line(error)}") from error
+        except (CrossproofError, MemoryError):
+            raise
+        except Exception as error:  # an edited config can fail anywhere in three libraries
+            raise BadFile(f"{folder} cannot be loaded as a Hugging Face model: {_in_short(error)}") from error
 
 
 def _boot(name: str, device: str, dtype: torch.dtype) -> Any:
@@ -68,9 +72,10 @@ def _boot(name: str, device: str, dtype: torch.dtype) -> Any:
 
 
 class _CompleteModel:
-    """Loads a causal language model as transformers does, except that a weight the file lacks is an error.
+    """Loads a causal language model as transformers does, except that file and model must have the same weights.
 
-    transformers fills such a weight with random numbers and mentions it in a warning.
+    transformers fills a weight the file lacks with random numbers, drops one the model has no place for, and mentions
+    both in a warning.
     """
 
     @staticmethod
@@ -82,16 +87,19 @@ class _CompleteModel:
         if report["missing_keys"]:
             missing = sorted(report["missing_keys"])
             raise BadFile(f"{name} lacks {len(missing)} of its model's weights, the first of them {missing[0]}")
+        if report["unexpected_keys"]:
+            unexpected = sorted(report["unexpected_keys"])
+            raise BadFile(
+                f"{name} holds {len(unexpected)} weights that its config.json has no place for, the first of them "
+                f"{unexpected[0]}"
+            )
         return model
-
-
-def _in_dtype(model: Any, dtype: torch.dtype) -> Any:
-    if all(parameter.dtype == dtype for parameter in model.parameters()):
-        return model
-    # TransformerBridge announces every move on stdout unless told not to, a keyword that plain modules do not know.
-    return model.to(dtype, print_details=False) if hasattr(model, "original_model") else model.to(dtype)
 
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def _in_short(error: Exception) -> str:
+    return f"{type(error).__name__}: {_first_line(error)}" if str(error).strip() else type(error).__name__

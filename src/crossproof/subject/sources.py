@@ -11,20 +11,28 @@ from crossproof.subject.tokens import Tokens
 
 SEPARATOR = "<|endoftext|>"
 SPLITS = ("train", "validation")
+_JSON_LINES = (".jsonl", ".ndjson")
+_FORMATS = (".txt", *_JSON_LINES)
 _HELD_OUT = 20
 """One text in this many is for validation and never for training."""
 
 
 class TextSource:
-    """Texts one after the other, and from the beginning again after the last; every 20th is held out for validation."""
+    """Texts one after the other, and from the beginning again after the last; every 20th is held out for validation.
+
+    A text that is there more than once counts once, so that no text is in both splits.
+    """
 
     texts_in_all: int | None
 
     def __init__(self, texts: Sequence[str], tokenize: Callable[[Sequence[str]], Tokens], split: str = "train") -> None:
         if split not in SPLITS:
             raise CrossproofError(f"no split {split!r}: texts have the splits {', '.join(SPLITS)}")
+        texts = list(dict.fromkeys(texts))
         if len(texts) < 2:
-            raise CrossproofError(f"{len(texts)} texts cannot be split into training and validation; give at least two")
+            raise CrossproofError(
+                f"{len(texts)} different texts cannot be split into training and validation; give at least two"
+            )
         stride = min(_HELD_OUT, len(texts))
         held_out = split == "validation"
         self._texts = [text for index, text in enumerate(texts) if (index % stride == stride - 1) == held_out]
@@ -37,11 +45,17 @@ class TextSource:
 
 def read_texts(path: Path) -> list[str]:
     """The texts of a file: the `text` field of JSON lines, or text divided by `<|endoftext|>` or else by lines."""
+    suffix = path.suffix.lower()
+    if suffix not in _FORMATS:
+        raise BadFile(
+            f"{path} is of no known format: texts are read from .txt (divided by {SEPARATOR} or "
+            f'else by lines) and from .jsonl or .ndjson (objects with a string field "text")'
+        )
     try:
-        content = path.read_text(encoding="utf-8")
+        content = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BadFile(f"{path} cannot be read as text: {error}") from error
-    if path.suffix in {".jsonl", ".ndjson"}:
+    if suffix in _JSON_LINES:
         texts = [_text_field(path, number, line) for number, line in _numbered(content)]
     else:
         texts = content.split(SEPARATOR if SEPARATOR in content else "\n")

@@ -34,8 +34,12 @@ Sources = TokenSource | Mapping[str, TokenSource] | Callable[[str], TokenSource]
 """Texts: one source for every split, a source by split, or a function that opens the source of a split."""
 
 
+_TEXTS_PER_BATCH = 64
+_PROBED_TEXTS = 100
+
+
 class Subject:
-    """One model. `load` opens it by name; `wrap` takes any object with `run_with_cache` and `run_with_hooks`."""
+    """One model. `load` opens it by name; `wrap` takes any module with `run_with_cache` and `run_with_hooks`."""
 
     def __init__(
         self,
@@ -43,8 +47,11 @@ class Subject:
         name: str,
         tokenizer: Any = None,
         source: Sources | None = None,
-        prepend_bos: bool = True,
+        prepend_bos: bool | None = None,
     ) -> None:
+        """`prepend_bos`: whether texts begin with the beginning-of-text token; None: if the tokenizer has one."""
+        if not isinstance(model, torch.nn.Module):
+            raise UnsupportedModel(f"{type(model).__name__} is no torch.nn.Module: a subject's model must be one")
         missing = [needed for needed in ("run_with_cache", "run_with_hooks") if not hasattr(model, needed)]
         if missing:
             raise UnsupportedModel(
@@ -53,7 +60,7 @@ class Subject:
         self.name = name
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
-        self.prepend_bos = prepend_bos
+        self.prepend_bos = _has_bos(tokenizer) if prepend_bos is None else prepend_bos
         self._source = source
         config = getattr(model, "cfg", None)
         context = getattr(config, "n_ctx", None)
@@ -64,16 +71,20 @@ class Subject:
         self.d_model: int = int(getattr(config, "d_model", 0)) or self._widest_residual()
 
     @classmethod
-    def load(cls, name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Subject:
-        """A member of the zoo, a Hugging Face folder or a model of the hub."""
+    def load(
+        cls, name: str, device: str = "cpu", dtype: torch.dtype = torch.float32, prepend_bos: bool | None = None
+    ) -> Subject:
+        """A member of the zoo, a Hugging Face folder or a model of the hub.
+
+        Texts begin with the beginning-of-text token if the tokenizer has one, or as `prepend_bos` says.
+        """
         from crossproof.subject import zoo
         from crossproof.subject.loading import load_model
 
+        _check_device(device)
         model = load_model(name, device, dtype)
-        if name not in zoo.names():
-            return cls(model, name, getattr(model, "tokenizer", None))
-        prepend_bos = bool(getattr(model.cfg, "default_prepend_bos", True))
-        return cls(model, name, getattr(model, "tokenizer", None), partial(zoo.source, name), prepend_bos)
+        texts = partial(zoo.source, name) if name in zoo.names() else None
+        return cls(model, name, getattr(model, "tokenizer", None), texts, prepend_bos)
 
     @classmethod
     def wrap(
@@ -82,9 +93,14 @@ class Subject:
         name: str,
         tokenizer: Any = None,
         source: Sources | None = None,
+        prepend_bos: bool | None = None,
     ) -> Subject:
-        """A model that is already in memory: it is put in evaluation mode and its weights are frozen."""
-        return cls(model, name, tokenizer if tokenizer is not None else getattr(model, "tokenizer", None), source)
+        """A model that is already in memory: it is put in evaluation mode and its weights are frozen.
+
+        Texts begin with the beginning-of-text token if the tokenizer has one, or as `prepend_bos` says.
+        """
+        tokenizer = tokenizer if tokenizer is not None else getattr(model, "tokenizer", None)
+        return cls(model, name, tokenizer, source, prepend_bos)
 
     def __repr__(self) -> str:
         return f"Subject({self.name!r}, {self.n_layers} blocks, d_model {self.d_model}, {len(self.sites)} sites)"
@@ -130,6 +146,8 @@ class Subject:
         if not texts:
             raise CrossproofError("there are no texts to tokenize")
         start = [_special_id(self.tokenizer, "bos", "eos")] if self.prepend_bos else []
+        if context is not None and context < 1:
+            raise CrossproofError(f"a context of {context} positions holds no tokens: give at least 1")
         length = min(context or self.context or 2**62, self.context or 2**62)
         rows = [(start + self.tokenizer.encode(text, add_special_tokens=False))[:length] for text in texts]
         longest = max(1, *map(len, rows))
@@ -143,12 +161,17 @@ class Subject:
         targets = torch.where(position < lengths - 1, following, NO_TARGET)
         return Tokens(ids, keep, targets)
 
-    def source(self, split: str = "train", texts: Sequence[str] | Path | None = None) -> TokenSource:
-        """The texts of a split: the subject's own, or those of a list or file, of which every 20th is validation."""
+    def source(self, split: str = "train", texts: Sequence[str] | str | Path | None = None) -> TokenSource:
+        """The texts of a split: the subject's own, or those of a list or a file, of which every 20th is validation.
+
+        A string is the path of a file.
+        """
         from crossproof.subject.sources import TextSource, read_texts
 
         if texts is not None:
-            return TextSource(read_texts(texts) if isinstance(texts, Path) else texts, self.tokens, split)
+            texts = read_texts(Path(texts)) if isinstance(texts, str | Path) else texts
+            self._check_known_words(texts[:_PROBED_TEXTS])
+            return TextSource(texts, self.tokens, split)
         if self._source is None:
             raise CrossproofError(f"{self.name} brings no texts: give source() a list of texts or the path of a file")
         if isinstance(self._source, TokenSource):
@@ -166,6 +189,8 @@ class Subject:
 
     def texts(self, count: int, split: str = "validation") -> Tokens:
         """The first texts of a split."""
+        if count < 1:
+            raise CrossproofError(f"no tokens: {count} texts were asked for; ask for at least 1")
         return self.source(split).tokens(0, count)
 
     # Reading, patching and scoring
@@ -176,6 +201,12 @@ class Subject:
         """One forward pass under a patch: the logits, and the values at the sites as patched."""
         for site in (*sites, *(patch or ())):
             self._site(site)
+        if tokens.ids.numel() == 0:
+            raise CrossproofError(f"no tokens: {len(tokens)} texts of {tokens.ids.shape[1]} positions")
+        if self.context is not None and tokens.ids.shape[1] > self.context:
+            raise MismatchError(
+                f"the texts are {tokens.ids.shape[1]} positions long and the context of {self.name} is {self.context}"
+            )
         return run(self.model, tokens.ids.to(self.device), self._sites, sites, patch or {})
 
     def cache(
@@ -187,10 +218,15 @@ class Subject:
         return self.run(tokens, sites, patch)[1]
 
     def harvest(self, tokens: Tokens, sites: Sequence[str]) -> Float[Tensor, "row site width"]:
-        """The values at the kept positions, a row for each: text by text, position by position. One forward pass."""
+        """The values at the kept positions, a row for each: text by text, position by position.
+
+        One forward pass, to the logits: TransformerLens has no way to stop at a site that all models know.
+        """
         widths = {site: self.width(site) for site in sites}
         if len(set(widths.values())) != 1:
             raise MismatchError(f"sites of one harvest must share a width, not {widths or 'be none at all'}")
+        if tokens.n_kept == 0:
+            raise CrossproofError(f"no tokens: none of the positions of these {len(tokens)} texts is kept")
         values = self.cache(tokens, sites)
         keep = tokens.keep.to(self.device)
         rows = torch.stack([values[site][keep] for site in sites], dim=1).float()
@@ -223,7 +259,25 @@ class Subject:
         scored = int((tokens.targets != NO_TARGET).sum())
         if scored == 0:
             raise CrossproofError("no position of these tokens has a target: there is no loss to take the mean of")
-        return float(self.token_losses(tokens, patch).detach().sum(dtype=torch.float64)) / scored
+        # A patch may hold the values of all the texts; without one, the texts need not be in memory together.
+        batches = [tokens] if patch else tokens.batches(_TEXTS_PER_BATCH)
+        return (
+            sum(float(self.token_losses(batch, patch).detach().sum(dtype=torch.float64)) for batch in batches) / scored
+        )
+
+    def _check_known_words(self, texts: Sequence[str]) -> None:
+        """Texts in words that the tokenizer does not have would train and score on one token."""
+        unknown = getattr(self.tokenizer, "unk_token_id", None)
+        if unknown is None:
+            return
+        ids = [each for text in texts for each in self.tokenizer.encode(text, add_special_tokens=False)]
+        share = ids.count(unknown) / max(1, len(ids))
+        if share > 0.5:
+            raise CrossproofError(
+                f"{share:.0%} of the tokens of these texts are {self.tokenizer.unk_token!r}: "
+                f"the tokenizer of {self.name} "
+                f"({type(self.tokenizer).__name__}, {len(self.tokenizer)} tokens) lacks their words"
+            )
 
     def _site(self, name: str) -> site_rules.Site:
         if name not in self._sites:
@@ -233,6 +287,26 @@ class Subject:
     def _widest_residual(self) -> int:
         widths = [site.width or 0 for name, site in self._sites.items() if ".hook_resid" in name]
         return max(widths, default=0)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CrossproofError(f"there is no device {device!r} here: {why}") from error
+
+
+def _has_bos(tokenizer: Any) -> bool:
+    """Whether a tokenizer has a beginning-of-text token of its own.
+
+    TransformerBridge lends a tokenizer without one its end-of-text token, and guesses from the architecture whether
+    texts begin with it; what the tokenizer was made with tells.
+    """
+    made_with = getattr(tokenizer, "init_kwargs", {})
+    if "eos_token" in made_with or "bos_token" in made_with:
+        return made_with.get("bos_token") is not None
+    return getattr(tokenizer, "bos_token_id", None) is not None
 
 
 def _count_blocks(sites: Sequence[str]) -> int:

@@ -16,6 +16,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from crossproof.errors import CrossproofError, nearest
 from crossproof.subject.quiet import without_bars
 
@@ -50,20 +52,18 @@ def folder(name: str) -> Path:
     return path
 
 
-def load_model(name: str, device: str = "cpu") -> TransformerBridge | PlantedModel:
+def load_model(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> TransformerBridge | PlantedModel:
     """A member under TransformerLens names, with the weights as Hugging Face has them: nothing is folded."""
     _check(name)
     if name == _PLANTED:
-        from crossproof.subject.zoo.planted import load_planted
+        from crossproof.subject.zoo.planted import build_planted
 
-        return load_planted(device)
-    path = folder(name)
-    from transformer_lens.model_bridge import TransformerBridge
-
+        # Built in its dtype: a model rounded to float32 and cast would have the float32 weights.
+        return build_planted(dtype=dtype).to(device)
+    from crossproof.subject.loading import load_folder as load_bridge
     from crossproof.subject.zoo.recipes import RECIPES, ModAddData
 
-    with without_bars():
-        bridge: Any = TransformerBridge.boot_transformers(str(path), device=device)
+    bridge = load_bridge(folder(name), device, dtype)
     # The Bridge guesses from the architecture whether texts begin with a special token; we know.
     bridge.cfg.default_prepend_bos = not isinstance(RECIPES[name].data, ModAddData)
     return bridge.eval()
