@@ -16,12 +16,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from crossproof.errors import CrossproofError, nearest
 from crossproof.subject.quiet import without_bars
 
 if TYPE_CHECKING:
+    import torch
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedModel
 
@@ -52,9 +51,15 @@ def folder(name: str) -> Path:
     return path
 
 
-def load_model(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> TransformerBridge | PlantedModel:
-    """A member under TransformerLens names, with the weights as Hugging Face has them: nothing is folded."""
+def load_model(name: str, device: str = "cpu", dtype: torch.dtype | None = None) -> TransformerBridge | PlantedModel:
+    """A member under TransformerLens names, with the weights as Hugging Face has them: nothing is folded.
+
+    In float32 unless another dtype is given.
+    """
     _check(name)
+    import torch
+
+    dtype = dtype or torch.float32
     if name == _PLANTED:
         from crossproof.subject.zoo.planted import build_planted
 
