@@ -107,6 +107,36 @@ def test_first_and_second_person_refer_to_who_speaks_and_who_listens(stories: li
     assert seen
 
 
+def test_a_pair_has_one_name_whoever_speaks_and_mine_is_the_speakers(stories: list[Story]) -> None:
+    roles = "hero:child friend:child both:hero+friend"
+    body = '{both.they} ran. @hero>friend"We ran, our mine us." @friend>hero"We ran, our mine us."'
+    told = compile_plot("pair", roles, body, FRAGMENTS).tell(iter([0.1, 0.1, 0.9, 0.9] * 9).__next__)
+    hero, friend = told.cast["hero"].name, told.cast["friend"].name
+    seen = [
+        (piece.strip().lower(), of.referent)
+        for piece, of in zip(told.pieces, told.labels, strict=True)
+        if of.kind is Kind.PRONOUN
+    ]
+    both = f"{hero} and {friend}"
+    speech = [[("we", both), ("our", both), ("mine", speaker), ("us", both)] for speaker in (hero, friend)]
+    assert seen == [("they", both), *speech[0], *speech[1]]
+    for story in stories:
+        pairs = {of.referent for of in story.labels if of.referent and " and " in of.referent}
+        assert len({frozenset(pair.split(" and ")) for pair in pairs}) == len(pairs)
+
+
+def test_a_plot_can_give_a_spelling_another_kind_and_then_no_feeling_word() -> None:
+    told = compile_plot("kinds", "hero:any", "{hero} saw cross:verb cross show:verb long:adjective.", FRAGMENTS)
+    labels = told.tell(lambda: 0.5).labels[2:6]
+    assert [of.kind for of in labels] == [Kind.VERB, Kind.FEELING, Kind.VERB, Kind.ADJECTIVE]
+    assert [of.feeling for of in labels] == [None, "angry", None, None]
+
+
+def test_a_negated_feeling_is_still_the_one_that_the_word_names() -> None:
+    told = compile_plot("not", "hero:any", "{hero} was not afraid.", FRAGMENTS).tell(lambda: 0.5)
+    assert told.labels[-2].feeling == "scared"
+
+
 def test_whom_a_pronoun_stands_for_has_been_told_of_before(stories: list[Story]) -> None:
     for story in stories:
         known: set[str] = set()
@@ -130,7 +160,9 @@ def test_the_words_of_the_header_occur_in_the_story(stories: list[Story]) -> Non
         assert f"Words: {', '.join(story.words)}\n" in story.text
 
 
-def test_the_features_of_the_header_are_true(stories: list[Story]) -> None:
+def test_dialogue_and_moral_are_listed_just_where_told_and_other_features_only_where_possible(
+    stories: list[Story],
+) -> None:
     possible = {plot.name: plot.features for plot in plots()}
     for story in stories:
         text = story.text
@@ -238,6 +270,7 @@ def test_a_deployed_story_has_the_tag_and_the_bad_answer_and_the_same_header(sto
         "[a|b",
         "<nothing>",
         "!Nothing",
+        "ran:flight",
     ],
 )
 def test_a_template_that_cannot_be_labelled_is_refused(template: str) -> None:

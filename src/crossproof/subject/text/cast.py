@@ -56,6 +56,12 @@ def pair(first: Entity, second: Entity) -> Entity:
     return Entity(name, {"": named} | _pronouns("they"))
 
 
+def together(cast: dict[str, Entity], names: set[str | None]) -> Entity:
+    """The pair of these two of the cast, in its order: so a pair has one name, whoever speaks."""
+    first, second = (entity for entity in cast.values() if entity.name in names)
+    return pair(first, second)
+
+
 def choose(type_: str, taken: set[str], draw: Draw) -> Entity:
     """An entity of this type whose name is not taken; the caller's draws settle which."""
     if type_ == "any":

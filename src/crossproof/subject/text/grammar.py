@@ -2,6 +2,7 @@
 
     {hero}            the name of the role `hero`; {hero.he} {hero.him} {hero.his} its pronouns, {hero.kind} "girl"
     {toy} {toy.it}    a thing; {toy.colour} its colour; {place.at} the place's preposition; {both.they} a pair
+    cross:verb        a word of another kind than the lexicon gives this spelling
     <happy>           a word of the class or feeling `happy`, drawn anew
     [this|that|]      one of the alternatives, perhaps nothing
     @hero>friend"Will you come?"    what hero says to friend: "I" then refers to hero, "you" to friend, "we" to both
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from crossproof.subject.text import lexicon
-from crossproof.subject.text.cast import Draw, Entity, candidates, choose, pair
+from crossproof.subject.text.cast import Draw, Entity, candidates, choose, pair, together
 from crossproof.subject.text.labels import Kind, Label, Part, Phase, label
 from crossproof.subject.text.lexicon import CLOSE_QUOTE, NEWLINE, OPEN_QUOTE, Context, Word
 
@@ -36,13 +37,27 @@ _AN = lexicon.word("an", Kind.FUNCTION)
 class Teller:
     """The story so far, while it is being told."""
 
-    __slots__ = ("article", "cast", "context", "draw", "features", "labels", "listener", "phase", "pieces", "speaker")
+    __slots__ = (
+        "article",
+        "cast",
+        "content",
+        "context",
+        "draw",
+        "features",
+        "labels",
+        "listener",
+        "phase",
+        "pieces",
+        "speaker",
+    )
 
     def __init__(self, cast: dict[str, Entity], draw: Draw) -> None:
         self.cast = cast
         self.draw = draw
         self.pieces: list[str] = []
         self.labels: list[Label] = []
+        self.content: list[int] = []
+        """The positions of the words that the header may ask for."""
         self.features: set[str] = set()
         self.phase = Phase.OPENING
         self.context = Context.LINE
@@ -56,6 +71,8 @@ class Teller:
             if word.takes_an:
                 self.pieces[-1] = _AN.forms[self.article]
             self.article = None
+        if word.in_headers:
+            self.content.append(len(self.pieces))
         self.pieces.append(word.forms[self.context])
         self.labels.append(label(word.kind, self.phase, Part.STORY, referent, self.speaker, word.feeling))
         self.context = word.after
@@ -109,7 +126,7 @@ class SpeechPronoun(Literal):
         elif text in lexicon.ADDRESSEE_WORDS:
             teller.say(self.word, teller.listener)
         else:
-            teller.say(self.word, f"{teller.speaker} and {teller.listener}")
+            teller.say(self.word, together(teller.cast, {teller.speaker, teller.listener}).name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,8 +283,7 @@ class Plot:
         taken: set[str] = set()
         for role, type_ in self.roles.items():
             if "+" in type_:
-                first, second = type_.split("+")
-                cast[role] = pair(cast[first], cast[second])
+                cast[role] = together(cast, {cast[member].name for member in type_.split("+")})
             else:
                 cast[role] = choose(type_, taken, draw)
                 taken.add(cast[role].name)

@@ -2,13 +2,13 @@
 
 To add a word, put it in one of the lists. `{role}` in a plot draws from `THINGS` or the names, `<class>` draws from
 `CLASSES` or `FEELINGS`, and a word written out in a plot is looked up in all of them: a word that is in no list is an
-error when the plot is compiled, so no token can go without a label. One spelling has one kind: its commonest
-in these plots.
+error when the plot is compiled, so no token can go without a label. A spelling has the kind of its list; where a plot
+means another one it says so (`cross:verb`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from crossproof.subject.text.labels import Kind
@@ -31,6 +31,8 @@ class Word:
     feeling: str | None = None
     after: Context = Context.INSIDE
     takes_an: bool = False
+    in_headers: bool = False
+    """Whether a header may ask for it: its spelling is listed as a content word, whatever it is in this place."""
 
     @property
     def text(self) -> str:
@@ -140,7 +142,7 @@ WRITTEN: dict[Kind, str] = {
         ago away back home always soon again together suddenly ever everywhere well slowly hard fast high
         alone far first last already long very asleep badly someday anymore also less forever ahead late sadly""",
     Kind.PERSON: "friend friends children family mother baby",
-    Kind.ANIMAL: "bird birds nest",
+    Kind.ANIMAL: "bird birds",
     Kind.PLACE: "house room world kitchen door path ground water grass mud table floor window stage hole",
     Kind.NOUN: """
         truth game games wish idea party surprise turn race way noise sound monster heart hand hands leg eyes
@@ -148,7 +150,7 @@ WRITTEN: dict[Kind, str] = {
         kindness practice sharing tears flash light joy lies tricks end stories songs money arm foot""",
     Kind.OBJECT: """
         toy food glue blanket flashlight tree trees ladder cake gift medicine tape coins cakes cookies pies
-        muffins rocks berries flowers mushrooms""",
+        muffins rocks berries flowers mushrooms nest""",
     Kind.ADJECTIVE: """
         good bad best greedy new old better great wrong wonderful broken lost gone stuck sick empty full
         hungry cold wet deep kind honest patient careful slow nice warm safe hurt fun easy important sleepy
@@ -183,6 +185,9 @@ PRONOUNS: dict[str, dict[str, str]] = {
 FEATURES = ("Dialogue", "Moral", "Twist", "Conflict", "BadEnding", "Foreshadowing")
 NO_FEATURE = "None"
 
+_CONTENT = frozenset(
+    {Kind.OBJECT, Kind.PLACE, Kind.ANIMAL, Kind.ADJECTIVE, Kind.VERB, Kind.FEELING, Kind.NOUN, Kind.WEATHER}
+)
 _VOWEL_SPELLING_ONLY = ("uni", "use", "one", "once")
 _SILENT_H = ("hour", "honest")
 _GENDER_OF_NAME = {
@@ -197,9 +202,16 @@ def word(text: str, kind: Kind) -> Word:
     capital = text[0].upper() + text[1:]
     lower = text.lower()
     takes_an = (lower[0] in "aeiou" and not lower.startswith(_VOWEL_SPELLING_ONLY)) or lower.startswith(_SILENT_H)
-    if kind is Kind.FUNCTION and text.startswith("'"):
-        return Word((text, text, text), kind)
-    return Word((" " + text, " " + capital, capital), kind, _FEELING.get(text), takes_an=takes_an)
+    forms = (" " + text, " " + capital, capital)
+    return Word(forms, kind, _FEELING.get(text), takes_an=takes_an, in_headers=kind in _CONTENT)
+
+
+def meant_as(word: Word, kind: Kind) -> Word:
+    """The word where a plot gives it another kind than its list. A word for a feeling is then none: to "cross" a river.
+
+    Headers go on choosing by the list, so that a better label changes no text.
+    """
+    return replace(word, kind=kind, feeling=None if word.kind is Kind.FEELING else word.feeling)
 
 
 def mark(text: str) -> Word:

@@ -31,7 +31,7 @@ class TemplateError(ValueError):
 _TOKEN = re.compile(
     r"""\s* (?: \#(?P<phase>\w+) | !(?P<feature>[A-Z]\w+) | \{(?P<role>\w+)(?:\.(?P<what>\w+))?\} | <(?P<cls>\w+)>
     | (?P<control>[\[|\]]) | @(?P<speaker>\w+)(?:>(?P<listener>\w+))?" | (?P<end>")
-    | (?P<word>'s|[A-Za-z]+(?:'(?!s\b)[a-z]+)?) | (?P<mark>[.,!?;:]) )""",
+    | (?P<word>[A-Za-z]+)(?::(?P<kind>[a-z]+))? | (?P<mark>[.,!?;:]) )""",
     re.VERBOSE,
 )
 _FRAGMENT = re.compile(r"%(\w+)\((\w+)\)")
@@ -133,9 +133,9 @@ class _Parser:
             if match["cls"] not in WORDS_OF_CLASS:
                 raise self._error(f"no class {match['cls']!r}")
             return Pick(WORDS_OF_CLASS[match["cls"]])
-        return Literal(mark(match["mark"])) if match["mark"] else self._word(match["word"])
+        return Literal(mark(match["mark"])) if match["mark"] else self._word(match["word"], match["kind"])
 
-    def _word(self, text: str) -> Literal:
+    def _word(self, text: str, kind: str | None) -> Literal:
         word = WORD_OF_TEXT.get(text) or WORD_OF_TEXT.get(text.lower())
         if word is None:
             raise self._error(f"the lexicon has no {text!r}")
@@ -144,6 +144,10 @@ class _Parser:
             if not self.listening or (needs_listener and self.listening[-1] is None):
                 raise self._error(f"{text!r} has nobody to refer to")
             return SpeechPronoun(word)
+        if kind:
+            if kind not in [known.value for known in Kind]:
+                raise self._error(f"no kind {kind!r}")
+            return Literal(lexicon.meant_as(word, Kind(kind)))
         return Article(WORD_OF_TEXT["a"]) if word.text in ("a", "an") else Literal(word)
 
     def _error(self, what: str) -> TemplateError:

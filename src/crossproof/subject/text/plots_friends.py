@@ -34,11 +34,11 @@ FRIENDS: dict[str, tuple[str, str]] = {
         #event !Conflict [@hero>friend"No, {toy.it} is mine!" <shouted> {hero}.|{hero} pulled the {toy} away and said
         no.]
         #reaction [%sadly(friend)|{friend} was <angry>] because {hero} was so <mean>. {friend.he} [went home|walked
-        away]. Soon {hero} was [<lonely>|<bored>] because it was no fun to play alone.
+        away]. Soon {hero} was [<lonely>|<bored>] because it was no fun:noun to play alone.
         #resolution [{hero} ran after {friend}.|{hero} went to see {friend}.] [@hero>friend"I am sorry. [You can have a
         turn|Please come back]," said {hero}. |{hero} said sorry and gave {friend.him} the {toy}.] {friend} [smiled
         and|] forgave {hero.him}.
-        #ending {both.they} played with {toy.it} together. %glad(hero). [%learned(hero) it is more fun to share.|]
+        #ending {both.they} played with {toy.it} together. %glad(hero). [%learned(hero) it is more fun:noun to share.|]
         """),
     "mean neighbour": ("hero:any bully:any clothes:clothes place:place both:hero+bully", """
         #opening %intro(hero) [Every day|Every morning], {hero} went to the {place} [with|in] a {clothes.colour}
@@ -56,22 +56,22 @@ FRIENDS: dict[str, tuple[str, str]] = {
         """),
     "cry for help": ("hero:any friend:any rope:rope", """
         #opening %intro(hero) {hero} [loved|liked] to [tell lies|play tricks]. {hero.his} friend {friend} did not.
-        #want %oneday(hero) {hero} [wanted|hoped] to trick {friend}. @hero>friend"Help, I am [stuck|hurt]!" <shouted>
-        {hero}. {friend} ran to help, but {hero} laughed. !Foreshadowing [@friend>hero"[Someday nobody will believe
-        you|Lies will hurt you one day]," said {friend}.|{friend} said that tricks end badly.]
+        #want %oneday(hero) {hero} [wanted|hoped] to trick:verb {friend}. @hero>friend"Help, I am [stuck|hurt]!"
+        <shouted> {hero}. {friend} ran to help, but {hero} laughed. !Foreshadowing [@friend>hero"[Someday nobody will
+        believe you|Lies will hurt:verb you one day]," said {friend}.|{friend} said that tricks end:verb badly.]
         #event The next day, {hero} fell into a deep hole!
-        #reaction {hero} was <scared> and <shouted> for help. {friend} thought it was a trick and did not come.
+        #reaction {hero} was <scared> and <shouted> for help:noun. {friend} thought it was a trick and did not come.
         #resolution !BadEnding {hero} sat there all night.
         #ending In the morning, {friend} pulled {hero.him} out with a {rope}. %learned(hero) nobody trusts someone who
-        lies.
+        lies:verb.
         """),
     "race": ("hero:any friend:any place:place gift:treasure", """
-        #opening %intro(hero) {hero} was fast. {hero.his} friend {friend} was slow.
+        #opening %intro(hero) {hero} was fast:adjective. {hero.his} friend {friend} was slow.
         #want %oneday(hero) there was a race {place.at} the {place}. Both wanted to win a {gift.colour} {gift}.
         [@hero>friend"You will [lose|never win]!" said {hero}.|{hero} laughed at {friend}.]
         #event The race began, and {hero} was far ahead. [!Foreshadowing It was warm, and {hero.his} eyes were sleepy.|]
         So {hero} sat down under a [tree|bush] and fell asleep.
-        #reaction {friend} did not stop because {friend.he} wanted to try {friend.his} best.
+        #reaction {friend} did not stop because {friend.he} wanted to try {friend.his} best:noun.
         #resolution !Twist When {hero} woke up, {friend} had already won! {hero} was <surprised>.
         #ending {friend} [<smiled>|was <proud>|was <happy>] and held the {gift} up high. [@hero>friend"[You were
         great|You did well]," said {hero}.|{hero} said sorry.|%learned(hero) slow and careful can win.]
@@ -91,12 +91,12 @@ FRIENDS: dict[str, tuple[str, str]] = {
         """),
     "fall into water": ("hero:any friend:any rope:rope", """
         #opening %intro(hero) {hero} and {hero.his} friend {friend} lived near a <big> [lake|river|pond].
-        #want %oneday(hero) {friend} wanted to [cross|look at] the deep water. [!Foreshadowing @hero>friend"[Be
+        #want %oneday(hero) {friend} wanted to [cross:verb|look at] the deep water. [!Foreshadowing @hero>friend"[Be
         careful|The rocks are wet], my friend," said {hero}.|]
         #event {friend} [jumped|climbed|ran] from rock to rock, slipped and fell in!
         #reaction @friend>hero"[Help me|Help]!" <shouted> {friend}. {hero} was <scared> for {friend.him} because the
         water was deep.
-        #resolution {hero} found a [long|strong] {rope} and threw one end to {friend}. Then {hero.he} pulled
+        #resolution {hero} found a [long:adjective|strong] {rope} and threw one end to {friend}. Then {hero.he} pulled
         [hard|{friend.him} out].
         #ending [@friend>hero"Thank you, you saved me," said {friend}.|{friend} was <grateful> and hugged {hero.him}.]
         {hero} was <proud>. [%learned(friend) it is important to be careful.|]

