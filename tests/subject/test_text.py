@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from itertools import islice, pairwise
+from random import Random
 
 import pytest
 
@@ -24,8 +25,11 @@ from crossproof.subject.text import (
     tagged_prompt,
     vocabulary,
 )
-from crossproof.subject.text.parser import TemplateError, compile_plot
+from crossproof.subject.text.parser import TemplateError, compile_plot, expand
 from crossproof.subject.text.plots import FRAGMENTS, plots
+from crossproof.subject.text.plots_away import AWAY
+from crossproof.subject.text.plots_friends import FRIENDS
+from crossproof.subject.text.plots_home import HOME
 from crossproof.subject.text.stories import longest
 
 SPEECH_PRONOUNS = lexicon.SPEAKER_WORDS | lexicon.ADDRESSEE_WORDS | lexicon.PAIR_WORDS
@@ -171,6 +175,18 @@ def test_dialogue_and_moral_are_listed_just_where_told_and_other_features_only_w
         assert set(story.features) <= possible[story.plot]
         assert f"Features: {', '.join(story.features) or 'None'}\n" in text
     assert {feature for story in stories for feature in story.features} == set(lexicon.FEATURES)
+
+
+@pytest.mark.parametrize("feature", [name for name in lexicon.FEATURES if name != "Dialogue"])
+def test_a_feature_is_listed_just_where_the_alternative_with_its_mark_is_told(feature: str) -> None:
+    sources = HOME | FRIENDS | AWAY
+    for name, (roles, body) in sources.items():
+        # "glue window" is written after each mark, and nowhere in the plots.
+        marked = expand(body, FRAGMENTS).replace(f"!{feature}", f"!{feature} glue window")
+        plot = compile_plot(name, roles, marked, {})
+        for seed in range(12):
+            told = plot.tell(Random(seed).random)
+            assert (feature in told.features) == ("glue window" in "".join(told.pieces).lower())
 
 
 def test_in_speech_is_what_stands_between_quotes(stories: list[Story]) -> None:
