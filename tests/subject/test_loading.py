@@ -30,7 +30,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_network")
 def test_a_folder_is_loaded_without_a_network_and_in_silence(capfd: pytest.CaptureFixture[str]) -> None:
-    model = Subject.load(str(folder("gpt2")), dtype=torch.float64)
+    made = str(folder("gpt2"))
+    capfd.readouterr()  # what making it printed
+    model = Subject.load(made, dtype=torch.float64)
     assert (model.n_layers, model.d_model, model.dtype) == (4, WIDTH, torch.float64)
     assert capfd.readouterr() == ("", "")
     assert not constants.HF_HUB_OFFLINE
@@ -94,6 +96,18 @@ def test_an_edited_config_is_a_bad_file(tmp_path: Path, change: dict[str, Any], 
     (path / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(BadFile, match=complaint):
         Subject.load(str(path))
+
+
+def test_masks_that_old_files_keep_among_the_weights_are_no_weights(tmp_path: Path) -> None:
+    path = tmp_path / "neo"
+    shutil.copytree(folder("neo"), path)
+    tensors = load_file(path / "model.safetensors")
+    tensors["transformer.h.0.attn.attention.bias"] = torch.ones(1, 1, 8, 8)
+    tensors["transformer.h.0.attn.attention.masked_bias"] = torch.tensor(-1e9)
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    old, new = (Subject.load(str(where)) for where in (path, folder("neo")))
+    tokens = new.tokens(["w1 w2 w3"])
+    assert torch.equal(old.logits(tokens), new.logits(tokens))
 
 
 def test_a_device_that_is_not_there_is_named() -> None:

@@ -71,6 +71,11 @@ def _boot(name: str, device: str, dtype: torch.dtype) -> Any:
         return TransformerBridge.boot_transformers(name, device=device, dtype=dtype, model_class=_CompleteModel)
 
 
+_OLD_BUFFERS = (".attention.bias", ".attn.bias", ".masked_bias", ".inv_freq")
+"""Causal masks and rotary tables, which transformers once saved among the weights and now computes. TinyStories
+models, of the GPT-Neo class, have them."""
+
+
 class _CompleteModel:
     """Loads a causal language model as transformers does, except that file and model must have the same weights.
 
@@ -87,8 +92,8 @@ class _CompleteModel:
         if report["missing_keys"]:
             missing = sorted(report["missing_keys"])
             raise BadFile(f"{name} lacks {len(missing)} of its model's weights, the first of them {missing[0]}")
-        if report["unexpected_keys"]:
-            unexpected = sorted(report["unexpected_keys"])
+        unexpected = sorted(key for key in report["unexpected_keys"] if not key.endswith(_OLD_BUFFERS))
+        if unexpected:
             raise BadFile(
                 f"{name} holds {len(unexpected)} weights that its config.json has no place for, the first of them "
                 f"{unexpected[0]}"
