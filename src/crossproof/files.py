@@ -89,6 +89,7 @@ def replace_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+        recover_folder(path)
 
 
 def complete_folder(path: Path) -> Path | None:

@@ -217,7 +217,7 @@ def test_a_model_that_cannot_be_put_in_its_place_leaves_the_one_that_was_there(
     before, rename = _bytes(tmp_path), os.rename
 
     def refuse_the_new(source: Path, target: Path) -> None:
-        if source.name == "new":
+        if source.name == ".tiny.new":
             raise OSError("no space left on device")
         rename(source, target)
 

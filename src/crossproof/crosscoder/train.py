@@ -33,7 +33,6 @@ def train(config: TrainConfig, extra_terms: Sequence[Term] = ()) -> Evaluation:
     earlier = runs.resumable(config.out, "train", config, may_differ=("out", "device", "track"))
     if earlier is not None and earlier.finished:
         return runs.read_results(config.out, Evaluation)
-    check_device(config.device)
     subject = Subject.load(config.subject, device=config.device)
     sites = subject.find_sites(config.sites or subject.default_sites())
     source = subject.source("train", config.data)
@@ -55,15 +54,6 @@ def train(config: TrainConfig, extra_terms: Sequence[Term] = ()) -> Evaluation:
     results = evaluate(subject, coder, held_out.tokens(0, texts).to(config.device))
     runs.finish(config.out, run, results, clock.seconds())
     return results
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that is not here before anything is loaded for it."""
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise CrossproofError(f"device: {device!r} cannot be used here ({reason}); try --device cpu") from error
 
 
 def new_crosscoder(config: TrainConfig, subject: Subject, sites: Sequence[str]) -> Crosscoder:

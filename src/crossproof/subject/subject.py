@@ -294,7 +294,7 @@ def _check_device(device: str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CrossproofError(f"there is no device {device!r} here: {why}") from error
+        raise CrossproofError(f"there is no device {device!r} here ({why}); try cpu") from error
 
 
 def _has_bos(tokenizer: Any) -> bool:

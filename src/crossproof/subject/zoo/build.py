@@ -9,18 +9,16 @@ is, and the command says whether the weights are the same to the bit.
 from __future__ import annotations
 
 import json
-import os
 import platform
-import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from crossproof.errors import CrossproofError, nearest
+from crossproof.files import replace_folder
 from crossproof.subject.quiet import without_bars
 from crossproof.subject.zoo import MODELS, folder, load_folder, names
 from crossproof.subject.zoo.baselines import NGrams
@@ -47,7 +45,7 @@ def build(name: str, out: Path = MODELS, starts: Path | None = None) -> Report:
     start_folder = _start_folder(recipe, starts or out)
     start = load_folder(start_folder) if start_folder else None
     trained = train(recipe, start)
-    with _replacing(out / name) as fresh:
+    with replace_folder(out / name) as fresh:
         _save_model(trained.model, recipe, fresh)
         report = _measure(recipe, trained, fresh / WEIGHTS)
         report.save(fresh / "report.json")
@@ -143,21 +141,3 @@ def _measure(recipe: Recipe, trained: Trained, weights: Path) -> Report:
 def _processor() -> str:
     """What the weights depend on besides the versions: the processor and the instructions that torch uses on it."""
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A new folder to fill, which takes the place of `folder` when all has gone well."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    new, old = aside / "new", aside / "old"
-    try:
-        new.mkdir()
-        yield new
-        if folder.exists():
-            os.rename(folder, old)
-        os.rename(new, folder)
-    finally:
-        if old.exists() and not folder.exists():
-            os.rename(old, folder)
-        shutil.rmtree(aside)
