@@ -25,8 +25,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from crossproof.crosscoder import codes
-from crossproof.crosscoder.codes import Pattern
+from crossproof import codes
+from crossproof.codes import Pattern
 from crossproof.crosscoder.config import CrosscoderConfig, FitConfig, Site
 from crossproof.crosscoder.losses import Reconstruction
 from crossproof.crosscoder.model import Crosscoder

@@ -14,7 +14,7 @@ from transformer_lens.hook_points import HookPoint
 from crossproof.errors import CrossproofError
 from crossproof.subject.doctor import Check, examine, table
 from crossproof.subject.subject import Subject
-from crossproof.subject.units import LOGITS, MLP, Norm, Unembedding, Unit
+from crossproof.units import LOGITS, MLP, Norm, Unembedding, Unit
 from tests.subject.tiny import FAMILIES, folder, some_tokens, subject
 
 

@@ -10,7 +10,7 @@ from transformer_lens.hook_points import HookPoint
 
 from crossproof.errors import UnsupportedModel
 from crossproof.subject.subject import Subject
-from crossproof.subject.units import ACTIVATIONS, LOGITS, MLP, Attention, GatedMLP, Norm, Rotary, Unembedding, Unit
+from crossproof.units import ACTIVATIONS, LOGITS, MLP, Attention, GatedMLP, Norm, Rotary, Unembedding, Unit
 from tests.subject.tiny import BLOCKS, FAMILIES, SEQUENTIAL, WIDTH, folder, some_tokens, subject, tolerance
 
 
@@ -120,10 +120,21 @@ def test_a_unit_moves_to_another_dtype_whole() -> None:
 
 def test_every_activation_is_monotone_far_out_and_zero_at_zero() -> None:
     for activation in ACTIVATIONS.values():
-        assert activation(torch.zeros(1)).item() == 0
+        assert activation.function(torch.zeros(1)).item() == 0
         torch.testing.assert_close(
-            activation(torch.tensor([30.0, -30.0])), torch.tensor([30.0, 0.0]), atol=1e-6, rtol=0
+            activation.function(torch.tensor([30.0, -30.0])), torch.tensor([30.0, 0.0]), atol=1e-6, rtol=0
         )
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_the_constants_of_an_activation_bound_its_slopes_and_its_distance_from_relu(name: str) -> None:
+    function, lipschitz, gap = ACTIVATIONS[name]
+    x = torch.linspace(-12, 12, 480_001, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(function(x).sum(), x)
+    assert float(slope.max()) <= lipschitz <= float(slope.max()) + 1e-4
+    assert float(slope.min()) >= 1 - lipschitz
+    apart = float((function(x) - x.relu()).abs().max())
+    assert apart <= gap <= apart + 1e-4
 
 
 def test_an_unknown_activation_is_refused_by_name() -> None:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from crossproof.crosscoder.codes import Codes, Pattern, decode, encoded_values
+from crossproof.codes import Codes, Pattern, decode, encoded_values
 from crossproof.crosscoder.model import Crosscoder, Encoding
 
 

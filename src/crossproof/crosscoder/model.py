@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from crossproof.codes import Codes, Pattern, decode, encoded_values
 from crossproof.crosscoder import selection
-from crossproof.crosscoder.codes import Codes, Pattern, decode, encoded_values
 from crossproof.crosscoder.config import CrosscoderConfig
 from crossproof.errors import CrossproofError, MismatchError
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crossproof.crosscoder.codes import Pattern
+from crossproof.codes import Pattern
 
 Pre = Float[Tensor, "row feature"]
 

@@ -23,13 +23,13 @@ from torch import Tensor
 from crossproof.errors import CrossproofError, UnsupportedModel
 from crossproof.subject.patch import splice
 from crossproof.subject.tokens import NO_TARGET, Tokens
-from crossproof.subject.units import Attention, GatedMLP, Norm, Unembedding
+from crossproof.units import Attention, GatedMLP, Norm, Unembedding
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from crossproof.subject.subject import Subject
-    from crossproof.subject.units import Unit
+    from crossproof.units import Unit
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 """Largest relative difference that counts as equal. Some models compute norms and attention in float32 whatever their

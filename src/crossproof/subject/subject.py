@@ -28,7 +28,7 @@ from crossproof.subject.patch import Patch, run
 from crossproof.subject.tokens import NO_TARGET, Tokens, TokenSource
 
 if TYPE_CHECKING:
-    from crossproof.subject.units import Unit
+    from crossproof.units import Unit
 
 Sources = TokenSource | Mapping[str, TokenSource] | Callable[[str], TokenSource]
 """Texts: one source for every split, a source by split, or a function that opens the source of a split."""
@@ -130,7 +130,7 @@ class Subject:
     @cached_property
     def units(self) -> tuple[Unit, ...]:
         """The blocks between the sites, with their weights, in order of computation."""
-        from crossproof.subject.units import extract_units
+        from crossproof.subject.extraction import extract_units
 
         return extract_units(self)
 

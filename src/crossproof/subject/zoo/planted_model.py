@@ -19,7 +19,7 @@ from crossproof.subject.zoo.planted_build import Plan, Weights
 from crossproof.subject.zoo.planted_truth import GroundTruth
 
 if TYPE_CHECKING:
-    from crossproof.subject.units import MLP, Unembedding
+    from crossproof.units import MLP, Unembedding
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ class PlantedModel(HookedRootModule):  # type: ignore[misc]  # transformer_lens 
         return self._biases[self.truth.site_index(site)]
 
     def units(self) -> list[MLP | Unembedding]:
-        """The blocks' weights in the convention of `subject/units.py`."""
-        from crossproof.subject.units import LOGITS, MLP, Unembedding
+        """The blocks' weights in the convention of `units.py`."""
+        from crossproof.units import LOGITS, MLP, Unembedding
 
         mlps = [
             MLP(

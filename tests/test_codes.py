@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossproof.crosscoder import codes as codes_module
-from crossproof.crosscoder.codes import Codes, Pattern, decode, encoded_values
+from crossproof import codes as codes_module
+from crossproof.codes import Codes, Pattern, decode, encoded_values
 
 
 def random_pattern(rows: int, features: int, density: float, seed: int) -> Pattern:

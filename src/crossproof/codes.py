@@ -23,6 +23,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from crossproof.errors import MismatchError, NonFinite
+
 # Torch says so once per process, of every sparse CSR tensor; the products used here are tested against dense ones.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta", category=UserWarning)
 
@@ -82,6 +84,16 @@ class Codes:
     pattern: Pattern
     values: Float[Tensor, "entry"]
 
+    @classmethod
+    def from_dense(cls, features: Float[Tensor, "row feature"]) -> Codes:
+        """From anybody's tokens × features matrix; its gradient flows through the values."""
+        if features.dim() != 2:
+            raise MismatchError(f"features: expected the axes [token, feature], not the shape {tuple(features.shape)}")
+        check_features(features)
+        n_rows, n_features = features.shape
+        flat = torch.nonzero(features.detach().flatten()).squeeze(1)
+        return cls(Pattern.from_flat(flat, n_rows, n_features), features.flatten()[flat])
+
     @property
     def l0(self) -> Float[Tensor, ""]:
         """Mean number of active features per token."""
@@ -93,6 +105,18 @@ class Codes:
     def firing_counts(self) -> Int[Tensor, "feature"]:
         """On how many tokens each feature is active."""
         return torch.bincount(self.pattern.features[self.values > 0], minlength=self.pattern.n_features)
+
+
+def check_features(values: Float[Tensor, "*any"]) -> None:
+    """Refuse what no feature can be: negative, or not a number."""
+    values = values.detach()
+    if not bool(torch.isfinite(values).all()):
+        raise NonFinite("features: some are not finite")
+    if bool((values < 0).any()):
+        raise MismatchError(
+            f"features: some are negative (the least is {float(values.min()):.3g}); a feature is active, with a "
+            "positive strength, or 0. Apply the dictionary's ReLU first"
+        )
 
 
 def encoded_values(
