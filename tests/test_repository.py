@@ -14,7 +14,12 @@ from packaging.version import Version
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "crossproof"
 FILES = sorted(SOURCE.rglob("*.py"))
-MAY_IMPORT = {"subject": set(), "crosscoder": {"subject"}, "interaction": set()}
+MAY_IMPORT = {
+    "subject": set(),
+    "crosscoder": {"subject"},
+    "interaction": set(),
+    "binding": {"subject", "crosscoder", "interaction"},
+}
 """Rooms, and what each may import. Modules beside the rooms (errors, files, …) serve all of them."""
 
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from crossproof.binding.train import train as train
     from crossproof.crosscoder.evaluate import evaluate as evaluate
     from crossproof.crosscoder.model import Crosscoder as Crosscoder
-    from crossproof.crosscoder.train import train as train
     from crossproof.subject.subject import Subject as Subject
 
 __version__ = "0.1.0"
@@ -25,7 +25,7 @@ _WHERE = {
     "Crosscoder": "crossproof.crosscoder.model",
     "Subject": "crossproof.subject.subject",
     "evaluate": "crossproof.crosscoder.evaluate",
-    "train": "crossproof.crosscoder.train",
+    "train": "crossproof.binding.train",
 }
 __all__ = ["Crosscoder", "Subject", "__version__", "evaluate", "train"]
 

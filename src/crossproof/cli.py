@@ -20,7 +20,7 @@ import tyro
 from crossproof.errors import CrossproofError, nearest
 
 if TYPE_CHECKING:
-    from crossproof.crosscoder.config import TrainConfig
+    from crossproof.binding.config import PenalisedTrainConfig
     from crossproof.crosscoder.evaluate import Evaluation
 
 OUT_OF_MEMORY = "out of memory; lower --buffer-tokens first, then --harvest-texts, then --batch-tokens"
@@ -35,9 +35,9 @@ class Outcome:
     status: int = 0
 
 
-def train(config: TrainConfig) -> Outcome:
+def train(config: PenalisedTrainConfig) -> Outcome:
     """Train a crosscoder on a model, evaluate it and save it in a run folder."""
-    from crossproof.crosscoder.train import train
+    from crossproof.binding.train import train
 
     return _evaluation(config.out, train(config))
 
@@ -143,9 +143,9 @@ def _run(name: str, arguments: list[str]) -> Outcome:
     options: dict[str, Any] = {"prog": f"crossproof {name}", "args": arguments}
     if command is not train:
         return tyro.cli(command, **options)
-    from crossproof.crosscoder.config import TrainConfig
+    from crossproof.binding.config import PenalisedTrainConfig
 
-    return train(tyro.cli(TrainConfig, description=train.__doc__, **options))
+    return train(tyro.cli(PenalisedTrainConfig, description=train.__doc__, **options))
 
 
 def _print(outcome: Outcome, as_json: bool) -> None:

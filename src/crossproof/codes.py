@@ -85,7 +85,7 @@ class Codes:
     values: Float[Tensor, "entry"]
 
     @classmethod
-    def from_dense(cls, features: Float[Tensor, "row feature"]) -> Codes:
+    def from_dense(cls, features: Float[Tensor, "..."]) -> Codes:
         """From anybody's tokens × features matrix; its gradient flows through the values."""
         if features.dim() != 2:
             raise MismatchError(f"features: expected the axes [token, feature], not the shape {tuple(features.shape)}")

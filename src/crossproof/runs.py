@@ -50,10 +50,13 @@ def resumable(folder: Path, kind: str, config: BaseModel, may_differ: tuple[str,
     run = read(folder)
     if run.kind != kind:
         raise MismatchError(f"{folder} holds a run of `{run.kind}`, not of `{kind}`; choose another folder")
+    # a setting that the run's version did not know yet had what is now its default
+    before = _flat(type(config).model_construct().model_dump(mode="json")) | _flat(run.config)
+    now = _flat(config.model_dump(mode="json"))
     different = [
-        f"{name} was {run.config.get(name)!r}, now {value!r}"
-        for name, value in config.model_dump(mode="json").items()
-        if name not in may_differ and run.config.get(name) != value
+        f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
+        for name in before | now
+        if name not in may_differ and before.get(name) != now.get(name)
     ]
     if different:
         raise MismatchError(
@@ -95,6 +98,14 @@ def read_results(folder: Path, kind: type[Results]) -> Results:
     if not read(folder).finished:
         raise BadFile(f"{folder} has no results: the run has not finished. Repeat its command to resume it")
     return _validated(kind, folder / RESULTS)
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of a group under the group's name and their own: `penalty.weight`."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= {f"{name}.{key}": v for key, v in _flat(value).items()} if isinstance(value, dict) else {name: value}
+    return flat
 
 
 def _validated(kind: type[Results], path: Path) -> Results:

@@ -1,8 +1,8 @@
 """The state of a training run on disk: one folder per checkpoint, replaced whole, never half-written.
 
-`checkpoint/state.safetensors` holds tensors (weights, optimiser moments, counters, random state) and
-`checkpoint/state.json` the numbers (step, data position, optimiser steps). Both are written beside the previous
-checkpoint and swapped in by renaming, so a kill or a full disk leaves the previous one intact.
+`checkpoint/state.safetensors` holds tensors (weights, optimiser moments, counters, the state of loss terms, random
+state) and `checkpoint/state.json` the numbers (step, data position, optimiser steps). Both are written beside the
+previous checkpoint and swapped in by renaming, so a kill or a full disk leaves the previous one intact.
 """
 
 from __future__ import annotations
@@ -45,7 +45,16 @@ def exists(out: Path) -> bool:
 def _settings(training: Training) -> dict[str, Any]:
     fit = training.config.model_dump(mode="json", include=set(FitConfig.model_fields))
     shape = training.coder.config.model_dump(mode="json").items()
-    return fit | {f"crosscoder.{key}": value for key, value in shape} | {"terms": [t.name for t in training.terms]}
+    names = {"terms": [term.name for term in training.terms]}
+    of_terms = {
+        f"{term.name}.{key}": value for term in training.terms for key, value in getattr(term, "settings", {}).items()
+    }
+    return fit | {f"crosscoder.{key}": value for key, value in shape} | names | of_terms
+
+
+def _terms(training: Training) -> dict[str, torch.nn.Module]:
+    """Those that have a state, by their prefix in the file."""
+    return {f"term.{term.name}.": term for term in training.terms if isinstance(term, torch.nn.Module)}
 
 
 def write(out: Path, training: Training, data_position: dict[str, int] | None) -> None:
@@ -58,6 +67,8 @@ def write(out: Path, training: Training, data_position: dict[str, int] | None) -
             tensors[f"{moment}.{name}"] = state.get(moment, torch.zeros_like(parameter))
         steps.append(float(state["step"]) if "step" in state else 0.0)
     tensors["tokens_since_fired"] = training.tokens_since_fired
+    for prefix, term in _terms(training).items():
+        tensors |= term.state_dict(prefix=prefix)
     tensors["random_state"] = torch.get_rng_state()
     if training.coder.b_enc.is_cuda:
         tensors["cuda_random_state"] = torch.cuda.get_rng_state(training.coder.b_enc.device)
@@ -91,6 +102,7 @@ def restore(out: Path, training: Training) -> dict[str, int] | None:
     own = training.coder.state_dict()
     names = {f"coder.{name}" for name in own} | {"tokens_since_fired", "random_state"}
     names |= {f"{moment}.{name}" for name, _ in training.coder.named_parameters() for moment in _MOMENTS}
+    names |= {name for prefix, term in _terms(training).items() for name in term.state_dict(prefix=prefix)}
     if missing := sorted(names - set(tensors)):
         raise BadFile(f"{folder / 'state.safetensors'}: {', '.join(missing)} missing; it was edited")
     coder = {name: tensors[f"coder.{name}"] for name in own}
@@ -106,6 +118,8 @@ def restore(out: Path, training: Training) -> dict[str, int] | None:
             "exp_avg": tensors[f"exp_avg.{name}"],
             "exp_avg_sq": tensors[f"exp_avg_sq.{name}"],
         }
+    for prefix, term in _terms(training).items():
+        term.load_state_dict({name: tensors[prefix + name] for name in term.state_dict()})
     training.tokens_since_fired.copy_(tensors["tokens_since_fired"])
     torch.set_rng_state(tensors["random_state"].cpu())
     if "cuda_random_state" in tensors:

@@ -37,7 +37,11 @@ class Batch:
 
 @runtime_checkable
 class Term(Protocol):
-    """One weighted term of the objective; `name` is its column in metrics.jsonl."""
+    """One weighted term of the objective; `name` is its column in metrics.jsonl.
+
+    A term that is a `torch.nn.Module` has its state in checkpoints, and one that has a dict `settings` is not resumed
+    under other ones.
+    """
 
     @property
     def name(self) -> str: ...
@@ -92,7 +96,7 @@ class L1:
         norms = coder.W_dec.unflatten(1, (len(coder.sites), -1)).norm(dim=2).sum(1)
         per_entry = norms.index_select(0, codes.pattern.features)  # norms[…] would sum its gradient in any order
         total = (codes.values * per_entry).sum() / batch.x.shape[0]
-        return self.weight * _ramp(batch.progress, self.warmup) * total
+        return self.weight * ramp(batch.progress, self.warmup) * total
 
 
 @dataclass(frozen=True)
@@ -104,8 +108,9 @@ class L0:
     name: str = "l0_penalty"
 
     def __call__(self, batch: Batch) -> Float[Tensor, ""]:
-        return self.weight * _ramp(batch.progress, self.warmup) * batch.encoding.l0
+        return self.weight * ramp(batch.progress, self.warmup) * batch.encoding.l0
 
 
-def _ramp(progress: float, warmup: float) -> float:
+def ramp(progress: float, warmup: float) -> float:
+    """The part of a term's weight that applies so far: a linear rise over the first `warmup` of the run."""
     return 1.0 if warmup == 0 else min(1.0, progress / warmup)

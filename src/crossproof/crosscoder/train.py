@@ -5,7 +5,7 @@ run.json  metrics.jsonl  checkpoint/  crosscoder/{config.json, model.safetensors
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -27,7 +27,11 @@ SAMPLE_TOKENS = 20_000
 """How many tokens the site scales and the initial weights are made from."""
 
 
-def train(config: TrainConfig, extra_terms: Sequence[Term] = ()) -> Evaluation:
+ExtraTerms = Callable[[Subject, Crosscoder], Sequence[Term]]
+"""What a subject and its crosscoder, still without weights, add to the objective."""
+
+
+def train(config: TrainConfig, extra_terms: ExtraTerms = lambda subject, coder: ()) -> Evaluation:
     """Train, save and evaluate a crosscoder; a run that was stopped goes on where it was, a finished one is read."""
     clock = runs.Clock()
     earlier = runs.resumable(config.out, "train", config, may_differ=("out", "device", "track"))
@@ -40,6 +44,7 @@ def train(config: TrainConfig, extra_terms: Sequence[Term] = ()) -> Evaluation:
         [(subject, sites)], source, config.batch_tokens, config.buffer_tokens, config.harvest_texts, config.seed
     )
     coder = new_crosscoder(config, subject, sites)
+    terms = extra_terms(subject, coder)
     held_out = subject.source("validation", config.data)
     run = earlier or runs.begin(config.out, "train", config)
     if not checkpoint.exists(config.out):
@@ -47,7 +52,7 @@ def train(config: TrainConfig, extra_terms: Sequence[Term] = ()) -> Evaluation:
         torch.manual_seed(config.seed)
         initialise(coder, stream.sample(SAMPLE_TOKENS), config.init, config.decoder_norm, generator)
     with tracker(config) as track:
-        fit(coder, stream, config, config.out, extra_terms, track)
+        fit(coder, stream, config, config.out, terms, track)
     coder.save_pretrained(config.out / IN_RUN)
     # a short file of texts has fewer than were asked for, and begins again after its last
     texts = min(config.eval_texts, held_out.texts_in_all or config.eval_texts)

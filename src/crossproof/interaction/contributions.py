@@ -79,13 +79,14 @@ def tables(neurons: Neurons) -> tuple[Table, ...]:
 
 def contributions(
     unit: MLP | GatedMLP,
-    directions: Float[Tensor, "feature d_model"],
-    bias: Float[Tensor, " d_model"] | None = None,
+    directions: Float[Tensor, "..."],
+    bias: Float[Tensor, "..."] | None = None,
     name: str = "",
 ) -> Neurons:
     """An MLP's neurons as the directions of a dictionary at the MLP's input reach them. Carries gradients to both.
 
-    Directions and bias are in raw units: the unit's own input is `bias + Σ_i f_i directions[i]`.
+    Directions, [feature, d_model], and bias, [d_model], are in raw units: the unit's input is
+    `bias + Σ_i f_i directions[i]`.
     """
     d_model = unit.W_in.shape[0]
     if directions.dim() != 2 or directions.shape[1] != d_model:
@@ -130,7 +131,10 @@ class Chunk:
     def contributions(self, table: Float[Tensor, "feature neuron"]) -> Float[Tensor, "token slot neuron"]:
         """f_i times the rows of a table, which may be a function of A that is homogeneous in f (|A|, relu(A))."""
         rows = table.index_select(0, self.features.flatten())
-        return rows.unflatten(0, self.features.shape) * self.strengths[..., None]
+        scaled = rows.unflatten(0, self.features.shape)
+        strengths = self.strengths[..., None]
+        # in place where no gradient needs what was there before
+        return scaled * strengths if torch.is_grad_enabled() else scaled.mul_(strengths)
 
 
 def chunks(codes: Codes, neurons: int, budget: int = CHUNK) -> Iterator[Chunk]:

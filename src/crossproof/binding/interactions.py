@@ -1,0 +1,68 @@
+"""Measure on a model's own texts how the features of a crosscoder interact in its MLPs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+from crossproof.binding.bound import neurons_of
+from crossproof.codes import Codes, Pattern
+from crossproof.crosscoder.model import Crosscoder
+from crossproof.errors import CrossproofError
+from crossproof.interaction import frames
+from crossproof.interaction.result import Interactions, choose_metrics, measure
+from crossproof.interaction.tokens import at_tokens
+from crossproof.progress import progress
+from crossproof.subject.subject import Subject
+from crossproof.subject.tokens import Tokens
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TEXTS_PER_PASS = 64
+
+
+def interactions(
+    subject: Subject, coder: Crosscoder, tokens: Tokens, metrics: Sequence[str] | None = None
+) -> Interactions:
+    """How the features interact on these tokens, in every MLP whose input the crosscoder reconstructs.
+
+    `metrics`: of directed, mass and ratio; by default all that these MLPs have (mass is for plain ones only). The codes
+    of all tokens are held: 12 bytes for each active feature of a token, twice that while they are put together.
+    """
+    units = neurons_of(subject, coder)
+    chosen = choose_metrics(units, metrics)
+    about = f"{coder.config.features:,} features at {len(coder.sites)} sites of {subject.name}"
+    found = measure(codes_of(subject, coder, tokens), units, chosen, about)
+    found.reader = partial(token_interactions, subject, coder)
+    return found
+
+
+def token_interactions(subject: Subject, coder: Crosscoder, text: str) -> pd.DataFrame:
+    """Interaction at each token of a text: the score, by unit too, and the strongest pair. Computed in float64."""
+    tokens = subject.tokens([text])
+    units, codes = neurons_of(subject, coder, torch.float64), codes_of(subject, coder, tokens)
+    at = at_tokens(Codes(codes.pattern, codes.values.double()), units)
+    words = [subject.tokenizer.decode([each]) for each in tokens.ids[tokens.keep].tolist()]
+    return frames.tokens(words, [unit.name for unit in units], {k: v.cpu() for k, v in at._asdict().items()})
+
+
+@torch.no_grad()
+def codes_of(subject: Subject, coder: Crosscoder, tokens: Tokens) -> Codes:
+    """The codes of all kept tokens, text by text."""
+    if tokens.n_kept == 0:
+        raise CrossproofError(f"no tokens: none of the positions of these {len(tokens)} texts is kept")
+    found = []
+    with progress("encoding", tokens.n_kept, "tokens") as bar:
+        for batch in tokens.batches(TEXTS_PER_PASS):
+            if batch.n_kept:
+                found.append(coder.encode(subject.harvest(batch, coder.sites).to(coder.W_dec.device)))
+                bar(batch.n_kept)
+    features = torch.cat([codes.pattern.features for codes in found])
+    counts = torch.cat([codes.pattern.row_starts.diff() for codes in found])
+    row_starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    values = torch.cat([codes.values for codes in found])
+    return Codes(Pattern(features, row_starts, coder.config.features), values)

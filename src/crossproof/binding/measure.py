@@ -1,0 +1,52 @@
+"""A run that measures interactions: its settings, its folder, its tables.
+
+run.json  interactions/{interactions.json, sums.safetensors, *.parquet}  results.json
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from crossproof import runs
+from crossproof.binding.bound import bound_mlps
+from crossproof.binding.interactions import interactions
+from crossproof.crosscoder.config import Count, Strict
+from crossproof.crosscoder.model import Crosscoder
+from crossproof.interaction.result_files import IN_RUN
+from crossproof.interaction.result_view import Summary
+from crossproof.subject.subject import Subject
+
+
+class MeasureConfig(Strict):
+    """What to measure, on what."""
+
+    subject: str
+    coder: str
+    texts: Count = 100
+    data: Path | None = None
+    device: Annotated[str, Field(min_length=1)] = "cpu"
+
+
+def measure(config: MeasureConfig, out: Path | None = None) -> Summary:
+    """Measure on held-out texts; into a run folder if one is given. A finished run found there is read."""
+    clock = runs.Clock()
+    if out is not None:
+        earlier = runs.resumable(out, "interactions", config, may_differ=("device",))
+        if earlier is not None and earlier.finished:
+            return runs.read_results(out, Summary)
+    subject = Subject.load(config.subject, device=config.device)
+    coder = Crosscoder.from_pretrained(config.coder, device=config.device)
+    bound_mlps(subject, coder)
+    source = subject.source("validation", config.data)
+    # a short file of texts has fewer than were asked for, and begins again after its last
+    tokens = source.tokens(0, min(config.texts, source.texts_in_all or config.texts))
+    run = None if out is None else runs.begin(out, "interactions", config)
+    found = interactions(subject, coder, tokens)
+    summary = found.summary()
+    if out is not None and run is not None:
+        found.save(out / IN_RUN)
+        runs.finish(out, run, summary, clock.seconds())
+    return summary

@@ -1,0 +1,194 @@
+"""Controls of the interaction penalty: generic regularisers of the same magnitude, which know nothing of interactions.
+
+    control = Matched(InteractionPenalty(units), Control("l1_contributions", units))
+    loss = reconstruction + weight * control(features, directions)
+
+If what the derived penalty gains came from its size alone, a control would gain it too. Each has a closed form that
+never loops over tokens × neurons × features: Σ_t Σ_n Σ_i |p| = Σ_i (Σ_t f_i) (Σ_n |A_in|), and so for squares.
+
+- `reconstruction`: the loop's own reconstruction error once more.
+- `l1_features`: Σ_i f_i ‖d_i‖ at an MLP's input, mean over tokens and MLPs. Not Σ_i f_i, which a dictionary lowers
+  without changing anything, by writing longer directions at smaller strengths.
+- `l1_table`: mean |A_in| over features, neurons and MLPs. It is what its name says, and open to the opposite dodge:
+  shorter directions at greater strengths.
+- `l1_contributions`, `l2_contributions`: Σ_i |p_ni| and Σ_i p_ni², mean over tokens, neurons and MLPs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from crossproof.codes import Codes
+from crossproof.errors import CrossproofError, MismatchError
+from crossproof.interaction.contributions import check_codes
+from crossproof.interaction.penalty import MOMENTUM, InteractionPenalty
+from crossproof.units import MLP, GatedMLP
+
+ControlName = Literal["reconstruction", "l1_features", "l1_table", "l1_contributions", "l2_contributions"]
+
+
+class Control(nn.Module):
+    """One of the generic regularisers, with gradients to features and directions. Called as the penalty is."""
+
+    def __init__(self, name: ControlName | str, units: Sequence[MLP | GatedMLP]) -> None:
+        super().__init__()
+        if name not in get_args(ControlName):
+            raise CrossproofError(f"control: no {name!r}; there are {', '.join(get_args(ControlName))}")
+        if not units:
+            raise CrossproofError("units: there is no MLP to regularise; give at least one")
+        self.name = name
+        for number, unit in enumerate(units):
+            self.register_buffer(f"W{number}", _weights(unit), persistent=False)
+
+    def forward(
+        self,
+        features: Codes | Float[Tensor, "token feature"],
+        directions: Sequence[Float[Tensor, "feature d_model"]],
+        biases: Sequence[Float[Tensor, " d_model"]] | None = None,
+        reconstruction: Float[Tensor, ""] | None = None,
+    ) -> Float[Tensor, ""]:
+        """`reconstruction` is the loop's own error, which only the control of that name needs; none needs `biases`."""
+        if self.name == "reconstruction":
+            if reconstruction is None:
+                raise CrossproofError("reconstruction: this control is the reconstruction error, so it must be given")
+            return reconstruction
+        codes = features if isinstance(features, Codes) else Codes.from_dense(features)
+        weights = [W for _, W in self.named_buffers(remove_duplicate=False)]
+        if len(directions) != len(weights):
+            raise MismatchError(
+                f"directions: {len(directions)} for {len(weights)} MLPs; expected one for each, in their order"
+            )
+        for number, (d, W) in enumerate(zip(directions, weights, strict=True)):
+            check_codes(codes, d.shape[0])
+            if d.shape[1:] != W.shape[:1]:
+                raise MismatchError(
+                    f"directions[{number}]: expected [feature, d_model] with d_model {W.shape[0]}, not the shape "
+                    f"{tuple(d.shape)}"
+                )
+        measure = _MEASURES[self.name]
+        return torch.stack([measure(codes, d, W) for d, W in zip(directions, weights, strict=True)]).mean()
+
+
+class Matched(nn.Module):
+    """A control, weighted so that its mean is that of the derived penalty at every moment. Called as the penalty is.
+
+    The weight is the running mean of the derived penalty over that of the control, both of the same batches and of the
+    dictionary that is being trained with the control; no gradient flows through it.
+    """
+
+    def __init__(self, penalty: InteractionPenalty, control: Control) -> None:
+        super().__init__()
+        self.penalty, self.control = penalty, control
+        self.means: Tensor
+        # (derived, control); not a number until a batch has been seen
+        self.register_buffer("means", torch.full((2,), torch.nan, dtype=torch.float64))
+
+    def forward(
+        self,
+        features: Codes | Float[Tensor, "token feature"],
+        directions: Sequence[Float[Tensor, "feature d_model"]],
+        biases: Sequence[Float[Tensor, " d_model"]] | None = None,
+        reconstruction: Float[Tensor, ""] | None = None,
+    ) -> Float[Tensor, ""]:
+        codes = features if isinstance(features, Codes) else Codes.from_dense(features)
+        with torch.no_grad():
+            without_gradient = Codes(codes.pattern, codes.values.detach())
+            apart = [d.detach() for d in directions]
+            derived = self.penalty(without_gradient, apart, None if biases is None else [b.detach() for b in biases])
+        control: Tensor = self.control(codes, directions, biases, reconstruction)
+        return self._weight(derived, control.detach()).to(control) * control
+
+    def _weight(self, derived: Tensor, control: Tensor) -> Float[Tensor, ""]:
+        now = torch.stack([derived.double(), control.double()])
+        means = torch.where(self.means.isnan(), now, self.means)
+        if self.training:
+            # A batch without features leaves 0 of 0: both means fade alike, and their ratio stays.
+            means = MOMENTUM * means + (1 - MOMENTUM) * now
+            self.means.copy_(means)
+        mean_derived, mean_control = means.unbind()
+        return torch.where(mean_control == 0, torch.zeros_like(mean_control), mean_derived / mean_control)
+
+
+def matched_weight(
+    cost: Callable[[float], float], target: float, low: float, high: float, tolerance: float = 0.01
+) -> float:
+    """The weight between `low` and `high` at which `cost` is `target`, up to `tolerance` times the target.
+
+    For studies that train several times: `cost(weight)` is the reconstruction error of a run with a control at that
+    weight, `target` that of the run with the derived penalty. The bracket is halved on a logarithmic scale.
+    """
+    if not 0 < low < high < math.inf:
+        raise CrossproofError(f"low, high: {low:g} and {high:g} are no bracket; give 0 < low < high")
+    if tolerance <= 0:
+        raise CrossproofError(f"tolerance: {tolerance:g} can never be met; give a fraction of the target above 0")
+
+    def beyond(weight: float) -> float:
+        found = cost(weight)
+        if not math.isfinite(found):
+            raise CrossproofError(f"cost: it is {found} at the weight {weight:g}; lower `high`")
+        return found - target
+
+    close = tolerance * abs(target)
+    at_low, at_high = beyond(low), beyond(high)
+    for weight, difference in ((low, at_low), (high, at_high)):
+        if abs(difference) <= close:
+            return weight
+    if (at_low > 0) == (at_high > 0):
+        raise CrossproofError(
+            f"low, high: the cost is {at_low + target:g} at the weight {low:g} and {at_high + target:g} at {high:g}: "
+            f"the target {target:g} does not lie between them; {'lower low' if at_low > 0 else 'raise high'}, or, if "
+            "the cost falls with the weight, the other one"
+        )
+    while high / low > 1 + 1e-6:
+        middle = math.sqrt(low * high)
+        difference = beyond(middle)
+        if abs(difference) <= close:
+            return middle
+        low, high = (middle, high) if (difference > 0) == (at_low > 0) else (low, middle)
+    raise CrossproofError(
+        f"cost: it jumps past the target {target:g} at the weight {low:g}; raise tolerance (now {tolerance:g})"
+    )
+
+
+def _weights(unit: MLP | GatedMLP) -> Float[Tensor, "d_model pre_activation"]:
+    """What all pre-activations of an MLP multiply: gate and value of a gated one side by side."""
+    return unit.W_in if isinstance(unit, MLP) else torch.cat([unit.W_gate, unit.W_in], dim=1)
+
+
+Measure = Callable[[Codes, Tensor, Tensor], Tensor]
+
+
+def _l1_features(codes: Codes, d: Tensor, W: Tensor) -> Float[Tensor, ""]:
+    return _mean_strength(codes, codes.values) @ d.norm(dim=1)
+
+
+def _l1_table(codes: Codes, d: Tensor, W: Tensor) -> Float[Tensor, ""]:
+    return (d @ W).abs().mean()
+
+
+def _l1_contributions(codes: Codes, d: Tensor, W: Tensor) -> Float[Tensor, ""]:
+    return _mean_strength(codes, codes.values) @ (d @ W).abs().mean(1)
+
+
+def _l2_contributions(codes: Codes, d: Tensor, W: Tensor) -> Float[Tensor, ""]:
+    return _mean_strength(codes, codes.values.square()) @ (d @ W).square().mean(1)
+
+
+def _mean_strength(codes: Codes, values: Tensor) -> Float[Tensor, "feature"]:
+    """The mean over tokens of what stands at each feature's entries."""
+    pattern = codes.pattern
+    return values.new_zeros(pattern.n_features).index_add(0, pattern.features, values) / max(1, pattern.n_rows)
+
+
+_MEASURES: dict[str, Measure] = {
+    "l1_features": _l1_features,
+    "l1_table": _l1_table,
+    "l1_contributions": _l1_contributions,
+    "l2_contributions": _l2_contributions,
+}

@@ -1,0 +1,292 @@
+"""The training penalty: what a dictionary pays for features that interact. A `torch.nn.Module`, for any training loop.
+
+    penalty = InteractionPenalty(units)                                # the MLPs of the model
+    loss = reconstruction + weight * penalty(features, directions)     # directions: [feature, d_model] for each MLP
+
+Directions are what the dictionary writes at each MLP's input, in the model's raw units. What is penalised is what an
+interpretation (`form`) misses or may miss: Σ|p| − the q largest for `dominant`, min(P⁺, P⁻) for `mass`, |residual| for
+`additive`.
+
+Two scalings, and what is differentiated:
+
+- `paper`: the mean over MLPs, tokens and neurons of weight_n times what is penalised. All of it is differentiated.
+- `relative`: for each MLP what is penalised over Σ weight_n |p_n|, both pooled over tokens and neurons; then the mean
+  over MLPs. The whole ratio is differentiated, its denominator too: nothing is gained by shrinking all that is written.
+
+On a random part of the neurons, redrawn at each call, `paper` is unbiased in value and gradient. `relative` is a ratio,
+and a ratio of two estimates is not: numerator and denominator in the ratio's gradient are then running means, begun on
+all neurons, so that value and gradient are those of the whole ratio up to the lag of the means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from crossproof.codes import Codes, check_features, decode
+from crossproof.errors import CrossproofError, MismatchError, UnsupportedModel
+from crossproof.interaction.contributions import PlainNeurons, Table, check_codes
+from crossproof.interaction.dominant_kernel import Rule, Scale, cut, dominant_penalty
+from crossproof.interaction.interpretations import Additive, generic_penalty
+from crossproof.units import ACTIVATIONS, MLP, Activation, GatedMLP
+
+Form = Literal["dominant", "mass", "additive"]
+Scaling = Literal["paper", "relative"]
+MOMENTUM = 0.99
+"""Of the running means of `relative` on a part of the neurons: they forget in about a hundred calls."""
+
+
+class InteractionPenalty(nn.Module):
+    """How much the features of a dictionary interact in these MLPs, as one number with gradients.
+
+    Calling it gives the number, unweighted. `state_dict` holds what must survive a restart: the count of draws and the
+    running means. In evaluation mode it always looks at all neurons and changes nothing.
+    """
+
+    def __init__(
+        self,
+        units: Sequence[MLP | GatedMLP],
+        form: Form | str = "dominant",
+        q: int = 1,
+        scaling: Scaling | str = "relative",
+        weighted: bool = False,
+        fraction: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        """
+        Args:
+            units: The MLPs. Of a gated one, gate and value count as a layer each.
+            form: Which interpretation's loss is penalised.
+            q: How many of the largest contributions to each neuron go free (`dominant`).
+            scaling: `paper` or `relative`, as above.
+            weighted: Neurons count by how loudly they speak, ‖W_out[n]‖ over its mean, instead of equally.
+            fraction: The part of the neurons, drawn anew at each call, that the penalty looks at.
+            seed: Of those draws.
+        """
+        super().__init__()
+        _check_settings(units, form, q, scaling, fraction)
+        self.form, self.q, self.scaling, self.fraction, self.seed = form, q, scaling, fraction, seed
+        self.n_units = len(units)
+        self.layers = nn.ModuleList(
+            _Layer(index, W, b, unit, weighted) for index, unit in enumerate(units) for W, b in _weights(unit)
+        )
+        self.draws: Tensor
+        self.means: Tensor
+        self.register_buffer("draws", torch.zeros((), dtype=torch.long))
+        # [layer, (penalised, total)] per token and neuron; not a number until all neurons have been looked at once
+        self.register_buffer("means", torch.full((len(self.layers), 2), torch.nan, dtype=torch.float64))
+
+    def extra_repr(self) -> str:
+        top = f", q={self.q}" if self.form == "dominant" else ""
+        return f"{self.n_units} MLPs, {self.form}{top}, {self.scaling} scaling, {self.fraction:.3g} of the neurons"
+
+    def forward(
+        self,
+        features: Codes | Float[Tensor, "..."],
+        directions: Sequence[Float[Tensor, "..."]],
+        biases: Sequence[Float[Tensor, "..."]] | None = None,
+    ) -> Float[Tensor, ""]:
+        """The penalty of a batch: sparse codes or anybody's [token, feature] matrix, and for each MLP its directions.
+
+        `directions` are [feature, d_model] for each MLP, in their order. `biases`, [d_model] for each, are what the
+        dictionary writes at each MLP's input where no feature is active, zero if not given; a bias is a player in
+        `mass` and the background of `additive`.
+        """
+        if isinstance(features, Codes):
+            check_features(features.values)
+            codes = features
+        else:
+            codes = Codes.from_dense(features)
+        self._check_inputs(codes, directions, biases)
+        batch = _Batch(codes)
+        exact = self.fraction == 1 or not self.training
+        generator = None if exact else self._generator()
+        values = []
+        for number, layer in enumerate(self.layers):
+            assert isinstance(layer, _Layer)
+            at = directions[layer.unit]
+            bias = at.new_zeros(at.shape[1]) if biases is None else biases[layer.unit]
+            everyone = layer.neurons()
+            if generator is None:
+                values.append(self._value(everyone, batch, at, bias, self._rule(codes, everyone)))
+                continue
+            if self.scaling == "relative" and bool(self.means[number].isnan().any()):
+                with torch.no_grad():
+                    self._value(everyone, batch, at, bias, self._running(number, codes, everyone, momentum=0.0))
+            chosen = torch.randperm(layer.n_neurons, generator=generator)[: _count(self.fraction, layer.n_neurons)]
+            part = layer.neurons(chosen)
+            rule = self._rule(codes, part) if self.scaling == "paper" else self._running(number, codes, part, MOMENTUM)
+            values.append(self._value(part, batch, at, bias, rule))
+        return torch.stack(values).mean()
+
+    def _value(
+        self, neurons: _Neurons, batch: _Batch, directions: Tensor, bias: Tensor, rule: Rule
+    ) -> Float[Tensor, ""]:
+        codes = batch.codes
+        if self.form == "dominant":
+            pieces = batch.pieces(neurons.count)
+            return dominant_penalty(codes, directions, neurons.W, neurons.weight, self.q, rule, pieces)
+        A, beta = directions @ neurons.W, bias @ neurons.W + neurons.b
+        strength = codes.values.new_zeros(A.shape[0]).index_add(0, codes.pattern.features, codes.values)
+        total = strength @ neurons.weighed(A.abs()).sum(1)
+        if self.form == "mass":
+            # min(P⁺, P⁻) = (Σ|p| + |β| − |z|) / 2: two sparse products and no loop over contributions
+            z = decode(codes, A, None) + beta
+            everything = total + codes.pattern.n_rows * neurons.weighed(beta.abs()).sum()
+            return _scaled((everything - neurons.weighed(z.abs()).sum()) / 2, total, rule)
+        seen = PlainNeurons("", Table(A, beta), neurons.activation, neurons.loudness)
+        per_neuron = generic_penalty(Additive(), codes, seen, neurons.weight)
+        return _scaled(per_neuron * (codes.pattern.n_rows * neurons.count), total, rule)
+
+    def _rule(self, codes: Codes, neurons: _Neurons) -> Rule:
+        """Of sums over the very tokens and neurons that are penalised."""
+        contributions = codes.pattern.n_rows * neurons.count
+
+        def paper(penalised: Tensor, total: Tensor) -> Scale:
+            return Scale(torch.zeros_like(total), torch.full_like(total, max(1, contributions)))
+
+        def relative(penalised: Tensor, total: Tensor) -> Scale:
+            nothing = total == 0
+            size = torch.where(nothing, torch.ones_like(total), total)
+            return Scale(penalised / size, size)
+
+        return paper if self.scaling == "paper" else relative
+
+    def _running(self, number: int, codes: Codes, neurons: _Neurons, momentum: float) -> Rule:
+        """The rule of `relative` with running means, which it also updates."""
+        contributions = max(1, codes.pattern.n_rows * neurons.count)
+
+        def running(penalised: Tensor, total: Tensor) -> Scale:
+            now = torch.stack([penalised, total]).to(self.means) / contributions
+            before = now if momentum == 0 else self.means[number].clone()
+            self.means[number] = momentum * before + (1 - momentum) * now
+            mean_penalised, mean_total = before.unbind()
+            size = torch.where(mean_total == 0, torch.ones_like(mean_total), mean_total)
+            return Scale(mean_penalised / size, size * contributions)
+
+        return running
+
+    def _generator(self) -> torch.Generator:
+        """Of this call's draws: they depend on the seed and on how many calls there were, and on nothing else."""
+        # torch keeps 32 bits of a seed, so the two are mixed first
+        mixed = np.random.SeedSequence([self.seed, int(self.draws)]).generate_state(1)[0]
+        self.draws += 1
+        return torch.Generator().manual_seed(int(mixed))
+
+    def _check_inputs(self, codes: Codes, directions: Sequence[Tensor], biases: Sequence[Tensor] | None) -> None:
+        for name, given in (("directions", directions), ("biases", biases)):
+            if given is not None and len(given) != self.n_units:
+                raise MismatchError(
+                    f"{name}: {len(given)} for {self.n_units} MLPs; expected one for each, in their order"
+                )
+        for layer in self.layers:
+            assert isinstance(layer, _Layer)
+            at, d_model = directions[layer.unit], layer.W.shape[0]
+            check_codes(codes, at.shape[0])
+            if at.dim() != 2 or at.shape[1] != d_model:
+                raise MismatchError(
+                    f"directions[{layer.unit}]: expected [feature, d_model] with d_model {d_model}, the first axis of "
+                    f"that MLP's W_in, not the shape {tuple(at.shape)}"
+                )
+            if biases is not None and biases[layer.unit].shape != (d_model,):
+                raise MismatchError(
+                    f"biases[{layer.unit}]: expected the shape ({d_model},), not {tuple(biases[layer.unit].shape)}"
+                )
+
+
+class _Batch:
+    """The codes of one call, cut into chunks once for all MLPs of a size."""
+
+    def __init__(self, codes: Codes) -> None:
+        self.codes = codes
+        self.pieces = cache(partial(cut, codes))
+
+
+@dataclass(frozen=True, eq=False)
+class _Neurons:
+    """The pre-activations x @ W + b that the penalty looks at in one call: a layer's, or some of them."""
+
+    W: Float[Tensor, "d_model neuron"]
+    b: Float[Tensor, " neuron"]
+    loudness: Float[Tensor, " neuron"]
+    weight: Float[Tensor, " neuron"] | None
+    activation: Activation
+
+    @property
+    def count(self) -> int:
+        return self.W.shape[1]
+
+    def weighed(self, per_neuron: Float[Tensor, "*any neuron"]) -> Float[Tensor, "*any neuron"]:
+        return per_neuron if self.weight is None else per_neuron * self.weight
+
+
+class _Layer(nn.Module):
+    """One layer of pre-activations: a plain MLP has one, a gated MLP its gate and its value."""
+
+    W: Tensor
+    b: Tensor
+    loudness: Tensor
+    weight: Tensor | None
+
+    def __init__(self, unit: int, W: Tensor, b: Tensor, of: MLP | GatedMLP, weighted: bool) -> None:
+        super().__init__()
+        self.unit = unit
+        self.activation = ACTIVATIONS[of.activation]
+        loudness = of.W_out.norm(dim=1)
+        if weighted and not bool(loudness.any()):
+            raise MismatchError(f"units[{unit}]: its W_out is zero, so no neuron has a weight; use weighted=False")
+        # not in the state: they are the model's
+        self.register_buffer("W", W, persistent=False)
+        self.register_buffer("b", b, persistent=False)
+        self.register_buffer("loudness", loudness, persistent=False)
+        self.register_buffer("weight", loudness / loudness.mean() if weighted else None, persistent=False)
+
+    @property
+    def n_neurons(self) -> int:
+        return self.W.shape[1]
+
+    def neurons(self, chosen: Int[Tensor, " chosen"] | None = None) -> _Neurons:
+        if chosen is None:
+            return _Neurons(self.W, self.b, self.loudness, self.weight, self.activation)
+        chosen = chosen.to(self.W.device)
+        weight = None if self.weight is None else self.weight[chosen]
+        return _Neurons(self.W[:, chosen], self.b[chosen], self.loudness[chosen], weight, self.activation)
+
+
+def _weights(unit: MLP | GatedMLP) -> list[tuple[Tensor, Tensor]]:
+    value = (unit.W_in, unit.b_in)
+    return [value] if isinstance(unit, MLP) else [(unit.W_gate, unit.b_gate), value]
+
+
+def _scaled(penalised: Tensor, total: Tensor, rule: Rule) -> Float[Tensor, ""]:
+    """The penalty of two sums that carry gradients; see `Scale`."""
+    share, size = rule(penalised.detach(), total.detach())
+    without_value = total - total.detach()
+    return (penalised - share.to(total) * without_value) / size.to(total)
+
+
+def _count(fraction: float, neurons: int) -> int:
+    return max(1, round(fraction * neurons))
+
+
+def _check_settings(units: Sequence[MLP | GatedMLP], form: str, q: int, scaling: str, fraction: float) -> None:
+    if not units:
+        raise CrossproofError("units: there is no MLP to penalise; give at least one")
+    for name, given, known in (("form", form, get_args(Form)), ("scaling", scaling, get_args(Scaling))):
+        if given not in known:
+            raise CrossproofError(f"{name}: no {given!r}; there are {', '.join(known)}")
+    if q < 1:
+        raise CrossproofError(f"q: {q} of the largest contributions cannot go free; give at least 1")
+    if not 0 < fraction <= 1:
+        raise CrossproofError(
+            f"fraction: {fraction} is no part of the neurons; give a number in (0, 1], 1 for all of them"
+        )
+    if form != "dominant" and any(isinstance(unit, GatedMLP) for unit in units):
+        raise UnsupportedModel(f"form: {form} is for plain MLPs; gated ones have dominant")

@@ -1,0 +1,138 @@
+"""Interactions on disk: a folder with a description, the sums and the tables. No model is in it.
+
+    interactions.json     what was measured, and a hash of every other file
+    sums.safetensors      i, j, count, firing; for each metric its totals and squares, unit × pair; the top's neurons
+    units, neurons, features, pairs .parquet
+
+The table of pairs is there for other programs: it is made again from the sums when it is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from crossproof.errors import BadFile, MismatchError
+from crossproof.files import complete_folder, read_json, read_safetensors, replace_folder, write_json, write_safetensors
+from crossproof.interaction.coactive import CoActive, PairSums
+
+if TYPE_CHECKING:
+    from crossproof.interaction.result import Interactions
+
+DESCRIPTION, SUMS = "interactions.json", "sums.safetensors"
+TABLES = ("pairs", "units", "neurons", "features")
+FILES = (SUMS, *(f"{name}.parquet" for name in TABLES))
+IN_RUN = "interactions"
+"""The folder of a run that holds what it measured."""
+
+
+class Description(BaseModel):
+    """`interactions.json`."""
+
+    model_config = ConfigDict(extra="forbid")
+    library: Literal["crossproof"] = "crossproof"
+    format_version: Literal[1] = 1
+    about: str
+    unit_names: tuple[str, ...]
+    metrics: tuple[str, ...]
+    n_features: int
+    n_tokens: int
+    files: dict[str, str]
+    """The sha256 of each."""
+    sha256: str = ""
+    """Of all that stands above."""
+
+
+def save(found: Interactions, folder: Path) -> None:
+    if folder.exists() and not (folder / DESCRIPTION).exists() and (folder.is_file() or any(folder.iterdir())):
+        raise MismatchError(f"{folder} holds something else, which saving there would replace; choose a new folder")
+    coactive = found.coactive
+    neuron, share = found.carriers
+    tensors = {"i": coactive.i, "j": coactive.j, "count": coactive.count, "firing": coactive.firing}
+    tensors |= {"carrier": neuron, "carrier_share": share}
+    for metric, sums in found.sums.items():
+        tensors[f"{metric}.total"] = torch.stack([its.total for its in sums])
+        tensors[f"{metric}.squares"] = torch.stack([its.squares for its in sums])
+    with replace_folder(folder) as new:
+        write_safetensors(new / SUMS, tensors)
+        for name in TABLES:
+            getattr(found, name).to_parquet(new / f"{name}.parquet")
+        description = Description(
+            about=found.about,
+            unit_names=found.unit_names,
+            metrics=tuple(found.sums),
+            n_features=coactive.n_features,
+            n_tokens=coactive.n_tokens,
+            files={name: _hash_of_file(new / name) for name in FILES},
+        )
+        written = description.model_dump(mode="json") | {"sha256": _hash_of(description)}
+        write_json(new / DESCRIPTION, written)
+
+
+def load(given: Path) -> dict[str, Any]:
+    """The fields of an `Interactions`."""
+    import pandas as pd
+
+    folder = complete_folder(given / IN_RUN) or complete_folder(given)
+    if folder is None or not (folder / DESCRIPTION).is_file():
+        raise BadFile(f"{given} holds no interactions: it has no {DESCRIPTION}")
+    description = _described(folder)
+    tensors = read_safetensors(folder / SUMS)
+    coactive = CoActive(
+        description.n_features,
+        description.n_tokens,
+        *(tensors[name] for name in ("i", "j", "count", "firing")),
+    )
+
+    def sums(metric: str) -> list[PairSums]:
+        both = zip(tensors[f"{metric}.total"], tensors[f"{metric}.squares"], strict=True)
+        return [PairSums(total, squares, coactive.count, coactive.n_tokens) for total, squares in both]
+
+    def carriers(i: Tensor, j: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+        return tensors["carrier"], tensors["carrier_share"]
+
+    tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in TABLES if name != "pairs"}
+    return {
+        "about": description.about,
+        "unit_names": description.unit_names,
+        "coactive": coactive,
+        "sums": {metric: sums(metric) for metric in description.metrics},
+        "find_carriers": carriers,
+        **tables,
+    }
+
+
+def _described(folder: Path) -> Description:
+    """The description, after comparing every file with what it says."""
+    record = read_json(folder / DESCRIPTION)
+    if not isinstance(record, dict) or record.get("library") != "crossproof":
+        raise BadFile(f"{folder / DESCRIPTION} does not describe interactions (no field library: crossproof)")
+    try:
+        description = Description.model_validate(record)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise BadFile(f"{folder / DESCRIPTION}: {problems}") from error
+    if description.sha256 != _hash_of(description):
+        raise BadFile(f"{folder / DESCRIPTION} is not as it was written (sha256 differs)")
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise BadFile(f"{folder / name} is missing")
+        if _hash_of_file(folder / name) != description.files.get(name):
+            raise BadFile(f"{folder / name} is not as it was written (sha256 differs): it was truncated or edited")
+    return description
+
+
+def _hash_of(description: Description) -> str:
+    fields = description.model_dump(mode="json", exclude={"sha256"})
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def _hash_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,133 @@
+"""Every pairwise metric of an MLP, and the baselines they must beat, as one number for each given pair of features.
+
+Larger means that the metric sees more interaction. Pairs that are never active together score 0 wherever a metric
+looks at tokens on which they are; `hadamard`, `potential` and the cosine of directions look at weights and score all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from crossproof.codes import Codes
+from crossproof.errors import MismatchError
+from crossproof.interaction.coactive import CoActive
+from crossproof.interaction.contributions import PlainNeurons
+from crossproof.interaction.cooccurrence import pair_sums
+from crossproof.interaction.pairs import directed, mass, ratio
+from crossproof.interaction.probabilistic import gaussian_correlation, pair_kl
+from crossproof.interaction.weights import HELD, ROUNDING, hadamard_of_pairs, typical_strengths
+from crossproof.units import MLP
+
+METRICS = {
+    "directed": "what each adds to neurons the other dominates, both ways; mean over all tokens (the paper's)",
+    "directed, together": "the same, mean over the tokens where both are active",
+    "mass": "how much of each other's contributions they cancel; mean over all tokens",
+    "mass, together": "the same, mean over the tokens where both are active",
+    "ratio": "how alike their contributions to a neuron are, mean over neurons and tokens where both are active",
+    "hadamard": "norm of the product of what both add to each neuron, from weights alone",
+    "hadamard, typical": "the same, each at its typical strength",
+    "correlation": "absolute Gaussian correlation of the strengths",
+    "pair KL": "bits by which the sum of both, in the neurons, is not as if independent; less what chance has",
+    "potential": "second difference of the neurons, both alone at typical strengths",
+    "potential, mass": "what they cancel of each other, both alone at typical strengths",
+}
+BASELINES = {
+    "PMI": "log2 of how many times more often than chance they fire together, half a token added to both",
+    "count": "tokens on which both are active",
+    "cosine of directions": "absolute cosine of the decoder directions",
+    "cosine of activations": "cosine of the strengths over tokens, zeros included",
+    "random": "a random number",
+}
+MOST_KL_PAIRS = 5_000
+"""Above this many pairs the one metric that takes them one by one is left out."""
+
+
+def pair_scores(
+    codes: Codes,
+    neurons: PlainNeurons,
+    unit: MLP,
+    directions: Float[Tensor, "feature d_model"],
+    bias: Float[Tensor, " d_model"] | None,
+    i: Int[Tensor, " pair"],
+    j: Int[Tensor, " pair"],
+    seed: int = 0,
+) -> dict[str, Float64[Tensor, " pair"]]:
+    """METRICS and BASELINES of these pairs, by name. `neurons` are `contributions(unit, directions, bias)`."""
+    n_features = codes.pattern.n_features
+    if i.shape != j.shape or bool(((i < 0) | (i >= n_features) | (j < 0) | (j >= n_features) | (i == j)).any()):
+        raise MismatchError(f"pairs i, j: expected as many i as j, different, from 0 to {n_features - 1}")
+    i, j = torch.minimum(i, j), torch.maximum(i, j)
+    pairs, strengths = CoActive.of(codes), typical_strengths(codes)
+    on_axis, back = pairs.positions(i, j), pairs.positions(j, i)
+
+    def at(values: Tensor, where: Tensor = on_axis) -> Tensor:
+        """The given pairs' values; 0 of those that are not on the axis."""
+        return torch.cat([values.double(), values.new_zeros(1, dtype=torch.float64)])[where]
+
+    charged, alike = directed(codes, [neurons], pairs)[0], ratio(codes, [neurons], pairs)[0]
+    cancelled = mass(codes, [neurons], pairs)[0].pairs
+    together = at(pairs.count)
+    chance = pairs.firing[i].double() * pairs.firing[j] / max(1, pairs.n_tokens)
+    kl = {} if len(i) > MOST_KL_PAIRS else {"pair KL": pair_kl(codes, neurons, i, j, shuffles=2, seed=seed).excess}
+    return {
+        "directed": at(charged.mean) + at(charged.mean, back),
+        "directed, together": at(charged.mean_together) + at(charged.mean_together, back),
+        "mass": at(cancelled.mean),
+        "mass, together": at(cancelled.mean_together),
+        "ratio": at(alike.mean_together),
+        "hadamard": hadamard_of_pairs(unit, directions, i, j, bias).double(),
+        "hadamard, typical": hadamard_of_pairs(unit, directions, i, j, bias, strengths).double(),
+        "correlation": gaussian_correlation(codes)[i, j].abs(),
+        **kl,
+        "potential": second_difference(neurons, strengths, i, j),
+        "potential, mass": cancellation(neurons, strengths, i, j),
+        "PMI": ((together + 0.5) / (chance + 0.5)).log2(),
+        "count": together,
+        "cosine of directions": torch.cosine_similarity(directions[i].double(), directions[j].double()).abs(),
+        "cosine of activations": _activation_cosine(codes)[i, j],
+        "random": torch.rand(len(i), dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(i.device),
+    }
+
+
+def second_difference(
+    neurons: PlainNeurons, strengths: Float[Tensor, " feature"], i: Int[Tensor, " pair"], j: Int[Tensor, " pair"]
+) -> Float64[Tensor, " pair"]:
+    """Σ_n (w_n / N) |φ(β + p_i + p_j) − φ(β + p_i) − φ(β + p_j) + φ(β)|: what a pair alone would do together."""
+    φ, beta = neurons.activation.function, neurons.pre.beta.detach().double()
+    empty = φ(beta)
+
+    def of(a: Tensor, b: Tensor) -> Tensor:
+        one, other = φ(beta + a), φ(beta + b)
+        found = (φ(beta + a + b) - one - other + empty).abs()
+        return found.masked_fill(found <= ROUNDING * (one.abs() + other.abs() + empty.abs()), 0)
+
+    return _over_neurons(neurons, strengths, i, j, of)
+
+
+def cancellation(
+    neurons: PlainNeurons, strengths: Float[Tensor, " feature"], i: Int[Tensor, " pair"], j: Int[Tensor, " pair"]
+) -> Float64[Tensor, " pair"]:
+    """Σ_n (w_n / N) min(|p_i|, |p_j|) over the neurons where the two pull in opposite directions."""
+    return _over_neurons(neurons, strengths, i, j, lambda a, b: torch.minimum(a.abs(), b.abs()) * (a * b < 0))
+
+
+def _over_neurons(
+    neurons: PlainNeurons, strengths: Tensor, i: Tensor, j: Tensor, of: Callable[[Tensor, Tensor], Tensor]
+) -> Float64[Tensor, " pair"]:
+    p = strengths.double()[:, None] * neurons.pre.A.detach().double()
+    weight = neurons.loudness.detach().double() / neurons.pre.n_neurons
+    some = max(1, HELD // max(1, neurons.pre.n_neurons))
+    parts = zip(i.split(some), j.split(some), strict=True)
+    return torch.cat([weight.new_zeros(0), *(of(p[a], p[b]) @ weight for a, b in parts)])
+
+
+def _activation_cosine(codes: Codes) -> Float64[Tensor, "feature feature"]:
+    """Above the diagonal."""
+    squares = torch.zeros(codes.pattern.n_features, dtype=torch.float64, device=codes.values.device)
+    squares.index_add_(0, codes.pattern.features, codes.values.detach().double().square())
+    norm = squares.sqrt().clamp(min=torch.finfo(torch.float64).tiny)
+    return torch.cat([sums / norm[start : start + len(sums), None] / norm for start, sums in pair_sums(codes)])

@@ -1,0 +1,183 @@
+"""The penalty as a term of the objective: units, gradients, and what survives a restart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from crossproof.binding.config import PenaltyConfig
+from crossproof.binding.penalty_term import PenaltyTerm
+from crossproof.crosscoder.config import FitConfig
+from crossproof.crosscoder.fit import fit
+from crossproof.crosscoder.losses import Batch, Reconstruction, Term
+from crossproof.crosscoder.model import Crosscoder
+from crossproof.errors import BadFile, MismatchError
+from crossproof.files import read_jsonl
+from crossproof.interaction.penalty import InteractionPenalty
+from crossproof.units import MLP
+from tests.crosscoder import toys
+from tests.crosscoder.test_fit import Stream, same_bits
+
+WIDTH, NEURONS = 8, 12
+ORDER = (7, 2, 4, 0, 5, 3)
+"""The sites that feed six MLPs, of eight, in an order of their own."""
+
+
+def mlps(count: int, dtype: torch.dtype = torch.float64) -> list[MLP]:
+    generator = torch.Generator().manual_seed(5)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    return [
+        MLP(
+            W_in=random(WIDTH, NEURONS),
+            b_in=random(NEURONS),
+            activation="relu",
+            W_out=random(NEURONS, WIDTH),
+            b_out=random(WIDTH),
+        )
+        for _ in range(count)
+    ]
+
+
+def eight_sites() -> Crosscoder:
+    """In float64 and with scales still outside the weights."""
+    coder = toys.crosscoder("relu", sites=8, width=WIDTH).double()
+    with torch.no_grad():
+        coder.scale.copy_(torch.linspace(0.3, 4.0, 8))
+    return coder
+
+
+def activations() -> Tensor:
+    return torch.randn(16, 8, WIDTH, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def batch_of(coder: Crosscoder, raw: Tensor, progress: float = 1.0) -> Batch:
+    x = coder.scaled(raw)
+    encoding = coder.encode_batch(x)
+    nobody = torch.zeros(coder.config.features, dtype=torch.bool)
+    return Batch(coder, x, encoding, coder.decode_scaled(encoding.codes), nobody, progress)
+
+
+def term(**settings: object) -> PenaltyTerm:
+    return PenaltyTerm(PenaltyConfig.model_validate({"weight": 3.0} | settings), mlps(6), ORDER)
+
+
+def test_it_is_a_term_and_its_value_is_the_penalty_in_raw_units_times_its_weight() -> None:
+    coder, raw = eight_sites(), activations()
+    assert isinstance(term(), Term)
+    codes = coder.encode(raw)
+    for form in ("dominant", "mass", "additive"):
+        for scaling in ("paper", "relative"):
+            directions = [coder.decoder[:, site] for site in ORDER]
+            biases = [coder.decoder_bias[site] for site in ORDER]
+            expected = InteractionPenalty(mlps(6), form=form, scaling=scaling)(codes, directions, biases)
+            found = term(form=form, scaling=scaling)(batch_of(coder, raw))
+            assert float(found) == pytest.approx(3 * float(expected), rel=1e-10)
+            assert float(found) > 0
+
+
+@pytest.mark.parametrize("control", ["none", "l1_features", "l1_table", "l1_contributions", "l2_contributions"])
+@pytest.mark.parametrize("form", ["dominant", "mass", "additive"])
+def test_a_coder_and_its_folded_one_are_penalised_alike(form: str, control: str) -> None:
+    coder, raw = eight_sites(), activations()
+    folded = coder.folded().double()
+    for scaling in ("paper", "relative"):
+        settings = {"form": form, "scaling": scaling, "control": control}
+        values = [float(term(**settings)(batch_of(one, raw))) for one in (coder, folded)]
+        # folding goes through float32
+        assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("form", ["dominant", "mass", "additive"])
+@pytest.mark.parametrize("scaling", ["paper", "relative"])
+def test_with_six_mlps_gradients_reach_encoder_and_decoder_and_are_finite_differences(form: str, scaling: str) -> None:
+    coder, raw = eight_sites(), activations()
+    penalty = term(form=form, scaling=scaling)
+    penalty(batch_of(coder, raw)).backward()
+    at_sites = coder.W_dec.grad.unflatten(1, (8, WIDTH)).abs().sum((0, 2))
+    assert [v for v in range(8) if at_sites[v] > 0] == sorted(ORDER)
+    assert bool(coder.W_enc.grad.any())
+    for name in ("W_enc", "b_enc", "W_dec", *(() if form == "dominant" else ("b_dec",))):
+        parameter = getattr(coder, name)
+        generator = torch.Generator().manual_seed(3)
+        step = 1e-6 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                parameter.add_(sign * step)
+                values.append(float(penalty(batch_of(coder, raw))))
+                parameter.sub_(sign * step)
+        expected = (values[0] - values[1]) / 2
+        assert float((parameter.grad * step).sum()) == pytest.approx(expected, rel=1e-4), name
+
+
+def test_the_weight_rises_over_the_warm_up() -> None:
+    coder, raw = eight_sites(), activations()
+    values = [float(term(warmup=0.2)(batch_of(coder, raw, progress))) for progress in (0.0, 0.1, 0.2, 1.0)]
+    assert values == pytest.approx([0, values[3] / 2, values[3], values[3]])
+    assert float(term(warmup=0.0)(batch_of(coder, raw, 0.0))) == pytest.approx(values[3])
+
+
+@pytest.mark.parametrize(
+    "control", ["reconstruction", "l1_features", "l1_table", "l1_contributions", "l2_contributions"]
+)
+def test_a_control_has_the_value_of_the_penalty_and_another_gradient(control: str) -> None:
+    coder, raw = eight_sites(), activations()
+    gradients, values = [], []
+    for settings in ({}, {"control": control}):
+        coder.zero_grad(set_to_none=True)
+        value = term(**settings)(batch_of(coder, raw))
+        value.backward()
+        gradients.append(coder.W_dec.grad.flatten())
+        values.append(float(value))
+    assert values[0] == pytest.approx(values[1], rel=1e-9)
+    assert float(torch.cosine_similarity(*gradients, dim=0)) < 0.99
+    if control == "reconstruction":
+        coder.zero_grad(set_to_none=True)
+        Reconstruction()(batch_of(coder, raw)).backward()
+        cosine = torch.cosine_similarity(gradients[1], coder.W_dec.grad.flatten(), dim=0)
+        assert float(cosine) == pytest.approx(1, abs=1e-9)
+
+
+CONFIG = FitConfig(steps=24, batch_tokens=32, log_every=4, checkpoint_every=8, dead_after=200)
+
+
+def trained(out: Path, until: int | None = None, **settings: object) -> Crosscoder:
+    config = PenaltyConfig.model_validate({"weight": 5.0, "neurons": 0.25, "warmup": 0.5} | settings)
+    penalty = PenaltyTerm(config, mlps(2, torch.float32), (2, 0), seed=4)
+    return fit(toys.crosscoder(), Stream(until=until), CONFIG, out, extra_terms=[penalty])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"form": "mass"}, {"scaling": "paper"}, {"control": "l1_contributions"}, {"control": "reconstruction"}],
+)
+def test_an_interrupted_run_ends_with_the_same_bits_and_metrics(tmp_path: Path, settings: dict[str, object]) -> None:
+    whole = trained(tmp_path / "whole", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "broken", until=19, **settings)
+    assert same_bits(whole, trained(tmp_path / "broken", **settings))
+    for file in ("metrics.jsonl", "checkpoint/state.safetensors"):
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "broken" / file).read_bytes(), file
+    line = read_jsonl(tmp_path / "whole" / "metrics.jsonl")[-1]
+    assert line["penalty"] > 0
+    assert line["loss"] == pytest.approx(line["reconstruction"] + line["aux"] + line["penalty"], rel=1e-5)
+
+
+def test_a_run_is_not_resumed_under_another_penalty(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, until=10)
+    with pytest.raises(MismatchError, match=r"penalty\.weight was 5\.0, now 6\.0; penalty\.form was 'dominant'"):
+        trained(tmp_path, weight=6.0, form="mass")
+    path = tmp_path / "checkpoint" / "state.safetensors"
+    tensors = load_file(path)
+    assert int(tensors.pop("term.penalty.penalty.draws")) == 8
+    save_file(tensors, path)
+    with pytest.raises(BadFile, match=r"term\.penalty\.penalty\.draws missing"):
+        trained(tmp_path)

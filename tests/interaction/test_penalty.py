@@ -1,0 +1,333 @@
+"""The penalty against an obvious reference in float64, its gradient, its random part, and what it refuses."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from crossproof.codes import Codes
+from crossproof.errors import CrossproofError, MismatchError, NonFinite, UnsupportedModel
+from crossproof.interaction.penalty import InteractionPenalty
+from crossproof.units import ACTIVATIONS, MLP, GatedMLP
+
+D, F, N = 3, 5, 4
+
+
+def make_mlp(seed: int, neurons: int = N, activation: str = "relu", ties: bool = False) -> MLP:
+    def draw(*shape: int) -> Tensor:
+        if ties:
+            return torch.randint(-1, 2, shape, generator=generator).double()
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    generator = torch.Generator().manual_seed(seed)
+    return MLP(
+        W_in=draw(D, neurons), b_in=draw(neurons), activation=activation, W_out=draw(neurons, D) + 0.1, b_out=draw(D)
+    )
+
+
+def make_gated(seed: int) -> GatedMLP:
+    gate, value = make_mlp(seed), make_mlp(seed + 1)
+    return GatedMLP(
+        W_gate=gate.W_in, b_gate=gate.b_in, W_in=value.W_in, b_in=value.b_in, activation="silu", W_out=value.W_out,
+        b_out=value.b_out,
+    )  # fmt: skip
+
+
+def batch(seed: int, tokens: int, density: float, n_mlps: int, ties: bool = False) -> tuple[Tensor, list[Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.rand(tokens, F, generator=generator) < density
+    if ties:
+        strengths = torch.randint(1, 3, (tokens, F), generator=generator).double()
+        directions = [torch.randint(-1, 2, (F, D), generator=generator).double() for _ in range(n_mlps)]
+    else:
+        strengths = torch.rand(tokens, F, generator=generator, dtype=torch.float64) + 0.1
+        directions = [torch.randn(F, D, generator=generator, dtype=torch.float64) for _ in range(n_mlps)]
+    return strengths * mask, directions
+
+
+def reference(
+    f: Tensor,
+    directions: list[Tensor],
+    biases: list[Tensor],
+    mlps: list[MLP],
+    form: str,
+    q: int,
+    scaling: str,
+    weighted: bool,
+) -> Tensor:
+    """Token by token, neuron by neuron, with autograd's own gradient."""
+    values = []
+    for mlp, d, b in zip(mlps, directions, biases, strict=True):
+        loudness = mlp.W_out.norm(dim=1)
+        weight = loudness / loudness.mean() if weighted else torch.ones_like(loudness)
+        phi = ACTIVATIONS[mlp.activation].function
+        penalised, total = torch.zeros(()).double(), torch.zeros(()).double()
+        n_neurons = mlp.W_in.shape[1]
+        for t, n in itertools.product(range(len(f)), range(n_neurons)):
+            active = [i for i in range(F) if f[t, i] > 0]
+            p = [f[t, i] * (d[i] @ mlp.W_in[:, n]) for i in active]
+            beta = b @ mlp.W_in[:, n] + mlp.b_in[n]
+            everything = sum((each.abs() for each in p), torch.zeros(()).double())
+            if form == "dominant":
+                ranked = sorted(range(len(p)), key=lambda k: (-float(p[k].detach().abs()), k))
+                missed = sum((p[k].abs() for k in ranked[q:]), torch.zeros(()).double())
+            elif form == "mass":
+                players = [beta, *p]
+                plus = sum((each.relu() for each in players), torch.zeros(()).double())
+                minus = sum(((-each).relu() for each in players), torch.zeros(()).double())
+                missed = torch.minimum(plus, minus)
+            else:
+                account = phi(beta) + sum((phi(beta + each) - phi(beta) for each in p), torch.zeros(()).double())
+                missed = (phi(beta + sum(p, torch.zeros(()).double())) - account).abs()
+            penalised, total = penalised + weight[n] * missed, total + weight[n] * everything
+        size = max(1, len(f) * n_neurons) if scaling == "paper" else (total if float(total.detach()) else 1.0)
+        values.append(penalised / size)
+    return torch.stack([torch.as_tensor(value) for value in values]).mean()
+
+
+def value_and_gradients(call: Callable[[], Tensor], leaves: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    value = call()
+    gradients = torch.autograd.grad(value, leaves, allow_unused=True) if value.requires_grad else [None] * len(leaves)
+    return value.detach(), [torch.zeros_like(x) if g is None else g for g, x in zip(gradients, leaves, strict=True)]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 10**6),
+    tokens=st.integers(1, 4),
+    density=st.sampled_from([0.0, 0.3, 0.7, 1.0]),
+    n_mlps=st.integers(1, 3),
+    form=st.sampled_from(["dominant", "mass", "additive"]),
+    q=st.integers(1, 6),
+    scaling=st.sampled_from(["paper", "relative"]),
+    weighted=st.booleans(),
+    magnitude=st.sampled_from([1.0, 1e-8, 1e8]),
+)
+def test_value_and_gradient_are_those_of_the_definition(
+    seed: int,
+    tokens: int,
+    density: float,
+    n_mlps: int,
+    form: str,
+    q: int,
+    scaling: str,
+    weighted: bool,
+    magnitude: float,
+) -> None:
+    mlps = [make_mlp(seed + k, activation="gelu" if form == "additive" else "relu") for k in range(n_mlps)]
+    dense, directions = batch(seed, tokens, density, n_mlps)
+    f = (dense * magnitude).requires_grad_()
+    directions = [(d / magnitude).requires_grad_() for d in directions]
+    biases = [torch.randn(D, dtype=torch.float64) for _ in mlps]
+    penalty = InteractionPenalty(mlps, form=form, q=q, scaling=scaling, weighted=weighted)
+    leaves = [f, *directions]
+    ours, our_gradients = value_and_gradients(lambda: penalty(f, directions, biases), leaves)
+    theirs, their_gradients = value_and_gradients(
+        lambda: reference(f, directions, biases, mlps, form, q, scaling, weighted), leaves
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    for ours_, theirs_, x in zip(our_gradients, their_gradients, leaves, strict=True):
+        silent = x == 0 if x is f else torch.zeros_like(x, dtype=torch.bool)  # a feature that is off has no entry
+        scale = 1 / magnitude if x is f else magnitude
+        torch.testing.assert_close(ours_ / scale, theirs_.masked_fill(silent, 0) / scale, rtol=1e-9, atol=1e-10)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 10**6),
+    tokens=st.integers(1, 5),
+    density=st.sampled_from([0.0, 0.4, 1.0]),
+    q=st.integers(1, 3),
+    scaling=st.sampled_from(["paper", "relative"]),
+)
+def test_a_tie_goes_to_the_lowest_feature_and_a_contribution_of_zero_has_no_gradient_to_its_direction(
+    seed: int, tokens: int, density: float, q: int, scaling: str
+) -> None:
+    mlps = [make_mlp(seed, ties=True)]
+    f, (d,) = batch(seed, tokens, density, 1, ties=True)
+    f, d = f.requires_grad_(), d.requires_grad_()
+    bias = [torch.zeros(D).double()]
+    penalty = InteractionPenalty(mlps, q=q, scaling=scaling)
+    _, ours = value_and_gradients(lambda: penalty(f, [d], bias), [f, d])
+    _, theirs = value_and_gradients(lambda: reference(f, [d], bias, mlps, "dominant", q, scaling, False), [f, d])
+    torch.testing.assert_close(ours[0], theirs[0] * (f > 0), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(ours[1], theirs[1], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("form", ["dominant", "mass", "additive"])
+@pytest.mark.parametrize("scaling", ["paper", "relative"])
+@pytest.mark.parametrize("n_mlps", [1, 6])
+def test_the_gradient_is_that_of_finite_differences_for_any_number_of_mlps(
+    form: str, scaling: str, n_mlps: int
+) -> None:
+    mlps = [make_mlp(seed, activation="gelu") for seed in range(n_mlps)]
+    f, directions = batch(0, 2, 1.0, n_mlps)
+    penalty = InteractionPenalty(mlps, form=form, scaling=scaling, weighted=True)
+    biases = [torch.randn(D, dtype=torch.float64) for _ in mlps]
+
+    def value(f: Tensor, *directions: Tensor) -> Tensor:
+        return penalty(f, directions, biases)
+
+    assert torch.autograd.gradcheck(value, [f.requires_grad_(), *(d.requires_grad_() for d in directions)])
+
+
+def test_the_gradient_of_a_gated_mlp_is_that_of_finite_differences() -> None:
+    f, (d,) = batch(3, 4, 0.8, 1)
+    penalty = InteractionPenalty([make_gated(0)])
+    pattern = Codes.from_dense(f).pattern
+
+    def value(values: Tensor, d: Tensor) -> Tensor:
+        return penalty(Codes(pattern, values), [d])
+
+    values = Codes.from_dense(f).values.clone().requires_grad_()
+    assert torch.autograd.gradcheck(value, [values, d.requires_grad_()])
+
+
+def test_of_a_gated_mlp_gate_and_value_are_penalised_each_for_itself() -> None:
+    gated = make_gated(0)
+    f, (d,) = batch(1, 6, 0.7, 1)
+    as_plain = [
+        MLP(W_in=W, b_in=b, activation="silu", W_out=gated.W_out, b_out=gated.b_out)
+        for W, b in ((gated.W_gate, gated.b_gate), (gated.W_in, gated.b_in))
+    ]
+    torch.testing.assert_close(InteractionPenalty([gated])(f, [d]), InteractionPenalty(as_plain)(f, [d, d]))
+
+
+def test_where_no_feature_is_active_the_penalty_and_its_gradient_are_zero() -> None:
+    f, d = torch.zeros(4, F).double().requires_grad_(), torch.randn(F, D).double().requires_grad_()
+    for form, scaling in itertools.product(["dominant", "additive"], ["paper", "relative"]):
+        value = InteractionPenalty([make_mlp(0)], form=form, scaling=scaling)(f, [d])
+        assert float(value.detach()) == 0
+        gradients = torch.autograd.grad(value, [f, d])
+        assert not any(bool(gradient.any()) for gradient in gradients)
+
+
+def test_a_batch_without_tokens_costs_nothing() -> None:
+    assert float(InteractionPenalty([make_mlp(0)])(torch.zeros(0, F).double(), [torch.randn(F, D).double()])) == 0
+
+
+@pytest.mark.parametrize("form", ["dominant", "mass", "additive"])
+def test_a_random_part_of_the_neurons_is_unbiased_in_value_and_gradient(form: str) -> None:
+    mlps = [make_mlp(0, neurons=4, activation="gelu")]
+    f, (d,) = batch(1, 5, 0.7, 1)
+    f, d = f.requires_grad_(), d.requires_grad_()
+
+    def run(penalty: InteractionPenalty) -> Tensor:
+        value, gradients = value_and_gradients(lambda: penalty(f, [d]), [f, d])
+        return torch.cat([value[None], *(gradient.flatten() for gradient in gradients)])
+
+    part = InteractionPenalty(mlps, form=form, scaling="paper", weighted=True, fraction=0.5)
+    # two of four neurons: six draws, each as likely as another, so their plain mean is the expectation
+    draws = torch.stack([run(part) for _ in range(120)])
+    different = torch.unique(draws.mul(1e12).round().div(1e12), dim=0)
+    assert len(different) == 6
+    seen = (draws[:, None] - different).abs().amax(2).argmin(1).bincount()
+    assert int(seen.min()) >= 8, "draws are even"
+    whole = run(InteractionPenalty(mlps, form=form, scaling="paper", weighted=True))
+    torch.testing.assert_close(different.mean(0), whole, rtol=1e-8, atol=1e-10)
+
+
+def test_relative_on_a_part_of_the_neurons_comes_to_that_on_all_of_them_in_value_and_gradient() -> None:
+    mlps = [make_mlp(0, neurons=12)]
+    f, (d,) = batch(1, 5, 0.7, 1)
+    d = d.requires_grad_()
+    whole, (gradient,) = value_and_gradients(lambda: InteractionPenalty(mlps)(f, [d]), [d])
+    part = InteractionPenalty(mlps, fraction=0.25)
+    runs = [value_and_gradients(lambda: part(f, [d]), [d]) for _ in range(1000)]
+    values = torch.stack([value for value, _ in runs])
+    gradients = torch.stack([each for _, (each,) in runs])
+    assert abs(float(values.mean() - whole)) < 0.02 * float(whole) + 5 * float(values.std()) / 1000**0.5
+    away = (gradients.mean(0) - gradient).abs()
+    assert bool((away < 0.05 * gradient.abs().max() + 5 * gradients.std(0) / 1000**0.5).all())
+    assert float(values.std()) > 0
+
+
+def test_draws_go_on_where_a_saved_state_left_them_and_all_neurons_are_looked_at_when_evaluating() -> None:
+    mlps = [make_mlp(0, neurons=12)]
+    f, (d,) = batch(1, 5, 0.7, 1)
+    first = InteractionPenalty(mlps, fraction=0.25, seed=3)
+    before = [float(first(f, [d])) for _ in range(3)]
+    state = {name: tensor.clone() for name, tensor in first.state_dict().items()}
+    after = [float(first(f, [d])) for _ in range(3)]
+    assert len(set(before + after)) > 2
+    second = InteractionPenalty(mlps, fraction=0.25, seed=3)
+    second.load_state_dict(state)
+    assert [float(second(f, [d])) for _ in range(3)] == after
+    second.eval()
+    torch.testing.assert_close(second(f, [d]), InteractionPenalty(mlps)(f, [d]))
+    assert [float(v) for v in second.state_dict().values() if v.dim() == 0] == [6.0]
+
+
+def test_scaling_a_feature_up_and_its_directions_down_changes_nothing() -> None:
+    f, (d,) = batch(2, 6, 0.6, 1)
+    c = torch.tensor([1e-6, 1.0, 3.0, 1e6, 0.5]).double()
+    for form in ("dominant", "mass", "additive"):
+        penalty = InteractionPenalty([make_mlp(0)], form=form)
+        torch.testing.assert_close(penalty(f * c, [d / c[:, None]]), penalty(f, [d]))
+
+
+def test_the_relative_dominant_penalty_is_one_minus_the_dominant_share_and_shrinking_gains_nothing() -> None:
+    f, (d,) = batch(4, 6, 0.6, 1)
+    penalty = InteractionPenalty([make_mlp(0)])
+    torch.testing.assert_close(penalty(f, [d * 0.1]), penalty(f, [d]))
+    scale = torch.ones(()).double().requires_grad_()
+    (slope,) = torch.autograd.grad(penalty(f, [d * scale]), scale)
+    assert abs(float(slope)) < 1e-12
+
+
+def test_float32_agrees_with_float64() -> None:
+    units = [make_mlp(seed, neurons=64) for seed in range(3)]
+    f, directions = batch(0, 50, 0.6, 3)
+    exact = InteractionPenalty(units)(f, directions)
+    single = InteractionPenalty([unit.to(torch.float32) for unit in units])(f.float(), [d.float() for d in directions])
+    torch.testing.assert_close(single.double(), exact, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"fraction": 0.0}, CrossproofError, r"fraction.*\(0, 1\]"),
+        ({"fraction": 1.5}, CrossproofError, r"fraction.*1\.5.*\(0, 1\]"),
+        ({"fraction": -0.1}, CrossproofError, r"fraction"),
+        ({"q": 0}, CrossproofError, r"q: 0 .*at least 1"),
+        ({"form": "domnant"}, CrossproofError, r"form.*domnant.*dominant, mass, additive"),
+        ({"scaling": "absolute"}, CrossproofError, r"scaling.*paper, relative"),
+    ],
+)
+def test_a_setting_that_means_nothing_is_refused_by_name(
+    change: dict[str, object], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        InteractionPenalty([make_mlp(0)], **change)  # type: ignore[arg-type]
+
+
+def test_what_is_for_plain_mlps_says_so_of_gated_ones() -> None:
+    with pytest.raises(UnsupportedModel, match="mass is for plain MLPs; gated ones have dominant"):
+        InteractionPenalty([make_gated(0)], form="mass")
+    with pytest.raises(CrossproofError, match="no MLP"):
+        InteractionPenalty([])
+
+
+def test_input_that_does_not_fit_is_refused_with_the_tensor_and_the_axis() -> None:
+    penalty = InteractionPenalty([make_mlp(0), make_mlp(1)])
+    f, (d, e) = batch(0, 4, 0.5, 2)
+    with pytest.raises(MismatchError, match=r"directions: 1 for 2 MLPs"):
+        penalty(f, [d])
+    with pytest.raises(MismatchError, match=r"directions\[1\].*d_model 3.*\(5, 2\)"):
+        penalty(f, [d, e[:, :2]])
+    with pytest.raises(MismatchError, match=r"codes: 4 features.*5 rows"):
+        penalty(f[:, :4], [d, e])
+    with pytest.raises(MismatchError, match=r"biases\[0\].*\(3,\).*\(2,\)"):
+        penalty(f, [d, e], [torch.zeros(2).double(), torch.zeros(3).double()])
+    with pytest.raises(MismatchError, match="features: some are negative"):
+        penalty(f - 1, [d, e])
+    with pytest.raises(NonFinite, match="features"):
+        penalty(f.masked_fill(f == 0, torch.nan), [d, e])
+    with pytest.raises(MismatchError, match=r"\[token, feature\]"):
+        penalty(f[None], [d, e])
