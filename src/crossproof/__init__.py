@@ -4,9 +4,11 @@
 
     subject = xp.Subject.load("tinytales")
     coder = xp.Crosscoder.load("runs/demo")
+    found = xp.interactions(subject, coder, subject.texts(100))
 
-The rooms, in the order data flows through them: `subject` (the model under study), `crosscoder` (the dictionary). Names
-are imported when first used, so that `import crossproof` is quick and loads no torch.
+The rooms, in the order data flows through them: `subject` (the model under study), `crosscoder` (the dictionary),
+`interaction` (what its features do to each other), `binding` (which joins the three). Names are imported when first
+used, so that `import crossproof` is quick and loads no torch.
 """
 
 from __future__ import annotations
@@ -14,20 +16,35 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from crossproof.binding.interactions import interactions as interactions
+    from crossproof.binding.interactions import token_interactions as token_interactions
     from crossproof.binding.train import train as train
     from crossproof.crosscoder.evaluate import evaluate as evaluate
     from crossproof.crosscoder.model import Crosscoder as Crosscoder
+    from crossproof.interaction.result import Interactions as Interactions
     from crossproof.subject.subject import Subject as Subject
 
 __version__ = "0.1.0"
 
 _WHERE = {
     "Crosscoder": "crossproof.crosscoder.model",
+    "Interactions": "crossproof.interaction.result",
     "Subject": "crossproof.subject.subject",
     "evaluate": "crossproof.crosscoder.evaluate",
+    "interactions": "crossproof.binding.interactions",
+    "token_interactions": "crossproof.binding.interactions",
     "train": "crossproof.binding.train",
 }
-__all__ = ["Crosscoder", "Subject", "__version__", "evaluate", "train"]
+__all__ = [
+    "Crosscoder",
+    "Interactions",
+    "Subject",
+    "__version__",
+    "evaluate",
+    "interactions",
+    "token_interactions",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,6 +22,7 @@ from crossproof.errors import CrossproofError, nearest
 if TYPE_CHECKING:
     from crossproof.binding.config import PenalisedTrainConfig
     from crossproof.crosscoder.evaluate import Evaluation
+    from crossproof.interaction.result_view import Summary
 
 OUT_OF_MEMORY = "out of memory; lower --buffer-tokens first, then --harvest-texts, then --batch-tokens"
 
@@ -49,9 +50,41 @@ def show(folder: Annotated[Path, tyro.conf.Positional]) -> Outcome:
         folder: The run folder.
     """
     from crossproof import runs
+
+    if runs.read(folder).kind == "interactions":
+        from crossproof.interaction.result_view import Summary
+
+        return _interactions(runs.read_results(folder, Summary))
     from crossproof.crosscoder.evaluate import Evaluation
 
     return _evaluation(folder, runs.read_results(folder, Evaluation))
+
+
+def interactions(
+    subject: Annotated[str, tyro.conf.Positional],
+    coder: str,
+    texts: int = 100,
+    data: Path | None = None,
+    out: Path | None = None,
+    device: str = "cpu",
+) -> Outcome:
+    """Measure how the features of a crosscoder interact in a model's MLPs.
+
+    Args:
+        subject: A zoo name, a local folder or a hub id.
+        coder: The crosscoder: its folder, the folder of the run that trained it, or a hub id.
+        texts: Held-out texts to measure on.
+        data: Where they come from, a .txt or .jsonl file. Zoo models bring their own.
+        out: The run folder to write tables and matrices to.
+        device: cpu, cuda or cuda:N.
+    """
+    from crossproof.binding.measure import MeasureConfig, measure
+
+    if texts < 1:
+        raise CrossproofError(f"--texts {texts} leaves nothing to measure on: give at least 1")
+    return _interactions(
+        measure(MeasureConfig(subject=subject, coder=coder, texts=texts, data=data, device=device), out)
+    )
 
 
 def doctor(model: Annotated[str, tyro.conf.Positional], data: Path | None = None, device: str = "cpu") -> Outcome:
@@ -98,7 +131,13 @@ def zoo(
     return Outcome(rows, (_table("zoo", [{head: row[column] for head, column in shown.items()} for row in rows]),))
 
 
-COMMANDS: dict[str, Callable[..., Outcome]] = {"train": train, "show": show, "doctor": doctor, "zoo": zoo}
+COMMANDS: dict[str, Callable[..., Outcome]] = {
+    "train": train,
+    "interactions": interactions,
+    "show": show,
+    "doctor": doctor,
+    "zoo": zoo,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -197,6 +236,39 @@ def _evaluation(folder: Path, results: Evaluation) -> Outcome:
         for site in results.sites
     ]
     return Outcome(results.model_dump(mode="json"), (_table(str(folder), rows), summary))
+
+
+def _interactions(found: Summary) -> Outcome:
+    summary = (
+        f"{found.about}\n{found.tokens:,} tokens · {found.alive:,} of {found.features:,} features alive · "
+        f"{found.pairs:,} ordered pairs active together\ndominant share {_as('{:.3f}', found.dominant_share)} · mean "
+        f"pairwise interaction {found.mean_pairwise:.3g} ({_as('{:.3g}', found.mean_pairwise_alive)} over pairs of "
+        "living features)"
+    )
+    units = [
+        {
+            "MLP": unit.unit,
+            "neurons": unit.neurons,
+            "dominant share": unit.dominant_share,
+            "mean pairwise": unit.mean_pairwise,
+            "score per token": unit.token_score,
+        }
+        for unit in found.units
+    ]
+    pairs = [
+        {
+            "pair": f"{pair.i} → {pair.j}",
+            "MLP": pair.unit,
+            "neuron": pair.neuron,
+            "its share": _as("{:.0%}", pair.neuron_share),
+            "strength": pair.strength,
+            "frequency": f"{pair.frequency:.1%}",
+            "score": pair.score,
+        }
+        for pair in found.strongest
+    ]
+    tables = [_table(title, rows) for title, rows in (("MLPs", units), ("strongest pairs", pairs)) if rows]
+    return Outcome(found.model_dump(mode="json"), (summary, *tables))
 
 
 def _finite(number: float) -> float | None:

@@ -76,8 +76,8 @@ def test_it_is_a_term_and_its_value_is_the_penalty_in_raw_units_times_its_weight
         for scaling in ("paper", "relative"):
             directions = [coder.decoder[:, site] for site in ORDER]
             biases = [coder.decoder_bias[site] for site in ORDER]
-            expected = InteractionPenalty(mlps(6), form=form, scaling=scaling)(codes, directions, biases)
-            found = term(form=form, scaling=scaling)(batch_of(coder, raw))
+            expected = InteractionPenalty(mlps(6), form=form, scaling=scaling)(codes, directions, biases).detach()
+            found = term(form=form, scaling=scaling)(batch_of(coder, raw)).detach()
             assert float(found) == pytest.approx(3 * float(expected), rel=1e-10)
             assert float(found) > 0
 
@@ -122,6 +122,13 @@ def test_the_weight_rises_over_the_warm_up() -> None:
     values = [float(term(warmup=0.2)(batch_of(coder, raw, progress))) for progress in (0.0, 0.1, 0.2, 1.0)]
     assert values == pytest.approx([0, values[3] / 2, values[3], values[3]])
     assert float(term(warmup=0.0)(batch_of(coder, raw, 0.0))) == pytest.approx(values[3])
+
+
+def test_the_neurons_that_are_drawn_depend_on_the_seed_alone() -> None:
+    coder, raw = eight_sites(), activations()
+    config = PenaltyConfig(weight=1.0, neurons=0.25, scaling="paper")
+    values = [float(PenaltyTerm(config, mlps(6), ORDER, seed)(batch_of(coder, raw))) for seed in (0, 0, 1)]
+    assert values[0] == values[1] != values[2]
 
 
 @pytest.mark.parametrize(

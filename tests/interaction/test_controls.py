@@ -14,7 +14,7 @@ from torch import Tensor
 
 from crossproof.codes import Codes
 from crossproof.errors import CrossproofError, MismatchError
-from crossproof.interaction.controls import Control, ControlName, Matched, matched_weight
+from crossproof.interaction.controls import MATCHED_ON, Control, ControlName, Matched, matched_weight
 from crossproof.interaction.penalty import InteractionPenalty
 from crossproof.units import MLP, GatedMLP
 
@@ -136,16 +136,22 @@ def test_the_mean_of_a_matched_control_is_the_mean_of_the_penalty(name: ControlN
     units, directions = [plain_mlp(0), plain_mlp(1)], some_directions(0, 2)
     penalty, control = InteractionPenalty(units, scaling=scaling), Control(name, units)
     matched = Matched(InteractionPenalty(units, scaling=scaling), control)
-    derived_mean = control_mean = None
+    derived_sum = control_sum = 0.0
     for number, f in enumerate(batches(12)):
         error = torch.tensor(float(number + 1), dtype=torch.float64)
-        derived, plain = float(penalty(f, directions)), float(control(f, directions, None, error))
-        derived_mean = derived if derived_mean is None else 0.99 * derived_mean + 0.01 * derived
-        control_mean = plain if control_mean is None else 0.99 * control_mean + 0.01 * plain
+        plain = float(control(f, directions, None, error))
+        derived_sum, control_sum = derived_sum + float(penalty(f, directions)), control_sum + plain
         value = float(matched(f, directions, None, error))
-        assert value == pytest.approx(derived_mean / control_mean * plain, rel=1e-9)
-        if number == 0:
-            assert value == pytest.approx(derived, rel=1e-9)
+        assert value == pytest.approx(derived_sum / control_sum * plain, rel=1e-9)
+
+
+def test_once_matched_the_weight_is_held_so_that_a_control_that_falls_is_not_chased() -> None:
+    units, directions = [plain_mlp(0)], some_directions(0, 1)
+    matched = Matched(InteractionPenalty(units), Control("l1_contributions", units))
+    f = some_features(0)
+    values = [float(matched(f, directions)) for _ in range(MATCHED_ON)]
+    assert values == pytest.approx([values[0]] * MATCHED_ON)
+    assert float(matched(f * 1e-3, directions)) == pytest.approx(1e-3 * values[0])
 
 
 def test_only_the_control_of_a_matched_pair_has_a_gradient() -> None:
@@ -154,7 +160,7 @@ def test_only_the_control_of_a_matched_pair_has_a_gradient() -> None:
     matched = Matched(InteractionPenalty(units), Control("l2_contributions", units))
     matched(f, directions).backward()
     gradient, of_control = directions[0].grad.clone(), Control("l2_contributions", units)
-    weight = float(matched.means[0] / matched.means[1])
+    weight = float(matched.weight)
     directions[0].grad, f.grad = None, None
     of_control(f, directions).backward()
     torch.testing.assert_close(gradient, weight * directions[0].grad)
@@ -184,7 +190,7 @@ def test_a_matched_control_goes_on_from_its_state_and_changes_none_in_evaluation
     second.load_state_dict(first.state_dict())
     found += [float(second(f, directions)) for f in batches(8)[5:]]
     assert found == expected
-    assert set(whole.state_dict()) == {"means", "penalty.means", "penalty.draws"}
+    assert set(whole.state_dict()) == {"sums", "batches", "penalty.totals", "penalty.draws"}
 
 
 def test_what_does_not_fit_is_named() -> None:

@@ -18,7 +18,7 @@ from crossproof.units import ACTIVATIONS
 from tests.interaction.test_pairs import N, cases, random_plain, slow_ranked
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(cases())
 def test_dominance_is_what_plain_loops_give(case: tuple[Tensor, Neurons]) -> None:
     strengths, unit = case

@@ -127,7 +127,7 @@ def check(sums: PairSums, pairs: CoActive, strengths: Tensor, slow: Callable[[Te
     assert not off_axis.fill_diagonal_(0).any()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(cases())
 def test_directed_and_ratio_are_what_plain_loops_give(case: tuple[Tensor, Neurons]) -> None:
     strengths, unit = case
@@ -137,7 +137,7 @@ def test_directed_and_ratio_are_what_plain_loops_give(case: tuple[Tensor, Neuron
     check(ratio(codes, [unit], pairs)[0], pairs, strengths, lambda f: slow_ratio(f, unit))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(cases(gated=False))
 def test_mass_is_what_plain_loops_give_and_counts_each_pair_once(case: tuple[Tensor, PlainNeurons]) -> None:
     strengths, unit = case
@@ -154,7 +154,7 @@ def test_mass_is_what_plain_loops_give_and_counts_each_pair_once(case: tuple[Ten
         assert found.mean_per_token == pytest.approx(once / len(strengths), rel=1e-10)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(cases(gated=False))
 def test_what_a_neuron_cancels_is_at_most_the_mass_of_its_pairs(case: tuple[Tensor, PlainNeurons]) -> None:
     """T4, summed over neurons and tokens."""
@@ -168,7 +168,7 @@ def test_what_a_neuron_cancels_is_at_most_the_mass_of_its_pairs(case: tuple[Tens
         assert cancelled <= found.mean_per_token * (1 + 1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(cases())
 def test_a_tokens_directed_pairs_sum_to_what_its_neurons_leave_to_others(case: tuple[Tensor, Neurons]) -> None:
     """T7, token by token."""
@@ -197,7 +197,7 @@ def test_repeated_pairs_accumulate() -> None:
     assert sums.mean_together.tolist() == [3 / 2, 0]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(cases(), st.integers(0, 5), st.sampled_from((0.25, 4.0)))
 def test_scaling_a_feature_and_its_direction_changes_nothing(
     case: tuple[Tensor, Neurons], which: int, c: float
@@ -251,7 +251,7 @@ def test_standard_errors_are_those_of_the_sample_of_tokens() -> None:
             assert bool(sums.standard_error_together[pair].isnan())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 6), st.integers(1, 7), st.integers(0, 2**31), st.booleans())
 def test_co_active_pairs_are_those_of_the_dense_product(n: int, features: int, seed: int, sparse: bool) -> None:
     """And a dictionary too large for dense tables gets the same ones."""
@@ -294,7 +294,7 @@ def test_a_large_dictionary_and_a_small_one_give_the_same_table() -> None:
     agree(directed(many, [wide], of_many)[0].total, directed(few, [unit], of_few)[0].total)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(cases())
 def test_the_strongest_neuron_carries_most_of_a_pair(case: tuple[Tensor, Neurons]) -> None:
     strengths, unit = case

@@ -13,13 +13,13 @@ class PenaltyConfig(Strict):
     """What features that interact in the model's MLPs cost during training."""
 
     weight: Annotated[float, Field(ge=0)] = 0.0
-    """Times the penalty, beside a reconstruction loss that is a sum over sites and coordinates. 0 turns it off."""
+    """Times the penalty. On tinytales, 30 makes it a tenth of the reconstruction loss. 0 turns it off."""
     form: Literal["dominant", "mass", "additive"] = "dominant"
     """What is penalised: all but the largest contributions to a neuron, cancelling ones, or the additive residual."""
     q: Count = 1
     """dominant: how many of the largest contributions to each neuron go free."""
     scaling: Literal["paper", "relative"] = "relative"
-    """The mean over MLPs, tokens and neurons, or its share of all that is contributed, which lies between 0 and 1."""
+    """paper: the mean over MLPs, tokens and neurons. relative: its share of all that features contribute there."""
     weighted: bool = False
     """Neurons count by how loudly they speak instead of equally."""
     neurons: Annotated[float, Field(gt=0, le=1)] = 1.0

@@ -19,6 +19,8 @@ from crossproof.interaction.result_files import IN_RUN
 from crossproof.interaction.result_view import Summary
 from crossproof.subject.subject import Subject
 
+KIND = "interactions"
+
 
 class MeasureConfig(Strict):
     """What to measure, on what."""
@@ -31,19 +33,17 @@ class MeasureConfig(Strict):
 
 
 def measure(config: MeasureConfig, out: Path | None = None) -> Summary:
-    """Measure on held-out texts; into a run folder if one is given. A finished run found there is read."""
+    """Measure on held-out texts; into a run folder if one is given, in place of a run with the same settings."""
     clock = runs.Clock()
     if out is not None:
-        earlier = runs.resumable(out, "interactions", config, may_differ=("device",))
-        if earlier is not None and earlier.finished:
-            return runs.read_results(out, Summary)
+        runs.resumable(out, KIND, config, may_differ=("device",))
     subject = Subject.load(config.subject, device=config.device)
     coder = Crosscoder.from_pretrained(config.coder, device=config.device)
     bound_mlps(subject, coder)
     source = subject.source("validation", config.data)
     # a short file of texts has fewer than were asked for, and begins again after its last
     tokens = source.tokens(0, min(config.texts, source.texts_in_all or config.texts))
-    run = None if out is None else runs.begin(out, "interactions", config)
+    run = None if out is None else runs.begin(out, KIND, config)
     found = interactions(subject, coder, tokens)
     summary = found.summary()
     if out is not None and run is not None:

@@ -27,8 +27,11 @@ from torch import Tensor, nn
 from crossproof.codes import Codes
 from crossproof.errors import CrossproofError, MismatchError
 from crossproof.interaction.contributions import check_codes
-from crossproof.interaction.penalty import MOMENTUM, InteractionPenalty
+from crossproof.interaction.penalty import InteractionPenalty
 from crossproof.units import MLP, GatedMLP
+
+MATCHED_ON = 256
+"""Batches from which a control's weight is found: the warm-up of a short run."""
 
 ControlName = Literal["reconstruction", "l1_features", "l1_table", "l1_contributions", "l2_contributions"]
 
@@ -76,18 +79,21 @@ class Control(nn.Module):
 
 
 class Matched(nn.Module):
-    """A control, weighted so that its mean is that of the derived penalty at every moment. Called as the penalty is.
+    """A control, weighted so that its mean over the first `MATCHED_ON` batches is that of the derived penalty there.
 
-    The weight is the running mean of the derived penalty over that of the control, both of the same batches and of the
-    dictionary that is being trained with the control; no gradient flows through it.
+    Until then the weight follows the two means, later it is held: one that went on following would rise as its control
+    falls, and the control would end up pushing everything to zero. No gradient flows through the weight. Called as the
+    penalty is.
     """
 
     def __init__(self, penalty: InteractionPenalty, control: Control) -> None:
         super().__init__()
         self.penalty, self.control = penalty, control
-        self.means: Tensor
-        # (derived, control); not a number until a batch has been seen
-        self.register_buffer("means", torch.full((2,), torch.nan, dtype=torch.float64))
+        self.sums: Tensor
+        self.batches: Tensor
+        # (derived, control)
+        self.register_buffer("sums", torch.zeros(2, dtype=torch.float64))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.long))
 
     def forward(
         self,
@@ -97,22 +103,18 @@ class Matched(nn.Module):
         reconstruction: Float[Tensor, ""] | None = None,
     ) -> Float[Tensor, ""]:
         codes = features if isinstance(features, Codes) else Codes.from_dense(features)
-        with torch.no_grad():
-            without_gradient = Codes(codes.pattern, codes.values.detach())
-            apart = [d.detach() for d in directions]
-            derived = self.penalty(without_gradient, apart, None if biases is None else [b.detach() for b in biases])
         control: Tensor = self.control(codes, directions, biases, reconstruction)
-        return self._weight(derived, control.detach()).to(control) * control
+        if int(self.batches) < MATCHED_ON and self.training:
+            with torch.no_grad():
+                derived = self.penalty(codes, directions, biases)
+            self.sums += torch.stack([derived.double(), control.detach().double()])
+            self.batches += 1
+        return self.weight.to(control) * control
 
-    def _weight(self, derived: Tensor, control: Tensor) -> Float[Tensor, ""]:
-        now = torch.stack([derived.double(), control.double()])
-        means = torch.where(self.means.isnan(), now, self.means)
-        if self.training:
-            # A batch without features leaves 0 of 0: both means fade alike, and their ratio stays.
-            means = MOMENTUM * means + (1 - MOMENTUM) * now
-            self.means.copy_(means)
-        mean_derived, mean_control = means.unbind()
-        return torch.where(mean_control == 0, torch.zeros_like(mean_control), mean_derived / mean_control)
+    @property
+    def weight(self) -> Float[Tensor, ""]:
+        derived, control = self.sums.unbind()
+        return torch.where(control == 0, torch.zeros_like(control), derived / control)
 
 
 def matched_weight(

@@ -14,7 +14,7 @@ what a unit needs meanwhile, two tables of features × neurons, nothing is held 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -27,19 +27,8 @@ ELEMENTS = 2**20
 """Contributions in a chunk: half as many make twice the calls, twice as many leave the cache."""
 
 
-class Scale(NamedTuple):
-    """How a penalised sum becomes a penalty.
-
-    Its value is penalised / size, its gradient ∇(penalised − share · total) / size. With share 0 this is a plain mean;
-    with share = penalised / total and size = total it is the ratio of the two, and the gradient that of the ratio.
-    """
-
-    share: Float[Tensor, ""]
-    size: Float[Tensor, ""]
-
-
-Rule = Callable[[Float[Tensor, ""], Float[Tensor, ""]], Scale]
-"""From (penalised, total), sums over tokens and neurons without gradients."""
+Size = Callable[[Float[Tensor, ""]], Float[Tensor, ""]]
+"""What a penalised sum is divided by, from the total: both over tokens and neurons, in float64, without gradients."""
 
 
 def cut(codes: Codes, neurons: int) -> list[Chunk]:
@@ -53,14 +42,14 @@ def dominant_penalty(
     W_in: Float[Tensor, "d_model neuron"],
     weight: Float[Tensor, " neuron"] | None,
     q: int,
-    rule: Rule,
+    size: Size,
     pieces: Sequence[Chunk],
 ) -> Float[Tensor, ""]:
-    """Σ_tokens Σ_n weight_n (Σ_i |p_ni| − the q largest), scaled; with gradients to codes.values and directions.
+    """Σ_tokens Σ_n weight_n (Σ_i |p_ni| − the q largest), over a size; with gradients to codes.values and directions.
 
     `pieces` are the codes in chunks (`cut`): those of one batch serve all its MLPs.
     """
-    value: Tensor = _Dominant.apply(codes.values, directions, codes.pattern, pieces, W_in, weight, q, rule)  # type: ignore[no-untyped-call]
+    value: Tensor = _Dominant.apply(codes.values, directions, codes.pattern, pieces, W_in, weight, q, size)  # type: ignore[no-untyped-call]
     return value
 
 
@@ -75,7 +64,7 @@ class _Dominant(torch.autograd.Function):
         W_in: Tensor,
         weight: Tensor | None,
         q: int,
-        rule: Rule,
+        size: Size,
     ) -> Tensor:
         values, directions = values.detach(), directions.detach()
         A = directions @ W_in
@@ -95,19 +84,18 @@ class _Dominant(torch.autograd.Function):
             top += largest.sum(dtype=torch.float64)
             winners.append((chunk, slots))
             _add_to_values(of_values, chunk, largest, slots)
-        scale = rule(total - top, total)
-        share, size = scale.share.to(values), scale.size.to(values)
+        by = size(total)
 
         if any(ctx.needs_input_grad[:2]):
-            # Σ_t f_i over the tokens where i is among the largest at n, less its part of the total; in |A|'s memory
-            won = magnitude.copy_((strength * (share - 1))[:, None].expand_as(magnitude))
+            # Σ_t f_i over the tokens where i is among the largest at n, less that over all tokens; in |A|'s memory
+            won = magnitude.copy_(-strength[:, None].expand_as(magnitude))
             for chunk, slots in winners:
                 _add_to_table(won, chunk, slots)
             won.mul_(A.sign_() if weight is None else A.sign_().mul_(weight))
-            of_directions = (won @ W_in.T).div_(-size)
-            of_values = ((1 - share) * per_feature[pattern.features] - of_values[:-1]) / size
+            of_directions = (won @ W_in.T).div_(-by.to(values))
+            of_values = (per_feature[pattern.features] - of_values[:-1]) / by.to(values)
             ctx.save_for_backward(of_values, of_directions)
-        return ((total - top) / scale.size).to(values)
+        return ((total - top) / by).to(values)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

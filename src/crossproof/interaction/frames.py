@@ -150,7 +150,7 @@ def _index(values: Int[Tensor, "..."], rows: int | None = None) -> Any:
     """Indices of which −1, and all beyond the last, are missing."""
     import pandas as pd
 
-    filled = _padded(values, len(values) if rows is None else rows, -1)
+    filled = _padded(values, len(values) if rows is None else rows, -1.0)
     return pd.arrays.IntegerArray(filled.numpy(), (filled < 0).numpy())
 
 

@@ -9,13 +9,14 @@ interpretation (`form`) misses or may miss: Σ|p| − the q largest for `dominan
 
 Two scalings, and what is differentiated:
 
-- `paper`: the mean over MLPs, tokens and neurons of weight_n times what is penalised. All of it is differentiated.
+- `paper`: the mean over MLPs, tokens and neurons of weight_n times what is penalised.
 - `relative`: for each MLP what is penalised over Σ weight_n |p_n|, both pooled over tokens and neurons; then the mean
-  over MLPs. The whole ratio is differentiated, its denominator too: nothing is gained by shrinking all that is written.
+  over MLPs. The denominator always comes from all neurons, and it is a constant to the gradient: a unit of measure, so
+  that a weight means the same for any model. Were it differentiated, the penalty could be lowered by making it grow: a
+  dictionary does so with one feature that is always on and takes over the bias (docs/penalty.md).
 
-On a random part of the neurons, redrawn at each call, `paper` is unbiased in value and gradient. `relative` is a ratio,
-and a ratio of two estimates is not: numerator and denominator in the ratio's gradient are then running means, begun on
-all neurons, so that value and gradient are those of the whole ratio up to the lag of the means.
+On a random part of the neurons, redrawn at each call, both are unbiased in value and gradient; the denominator of
+`relative` is then that of the last look at all neurons, which is taken every `LOOK` calls.
 """
 
 from __future__ import annotations
@@ -33,21 +34,21 @@ from torch import Tensor, nn
 from crossproof.codes import Codes, check_features, decode
 from crossproof.errors import CrossproofError, MismatchError, UnsupportedModel
 from crossproof.interaction.contributions import PlainNeurons, Table, check_codes
-from crossproof.interaction.dominant_kernel import Rule, Scale, cut, dominant_penalty
+from crossproof.interaction.dominant_kernel import Size, cut, dominant_penalty
 from crossproof.interaction.interpretations import Additive, generic_penalty
 from crossproof.units import ACTIVATIONS, MLP, Activation, GatedMLP
 
 Form = Literal["dominant", "mass", "additive"]
 Scaling = Literal["paper", "relative"]
-MOMENTUM = 0.99
-"""Of the running means of `relative` on a part of the neurons: they forget in about a hundred calls."""
+LOOK = 64
+"""On a part of the neurons, calls from one look at all of them to the next: a small part of what the parts cost."""
 
 
 class InteractionPenalty(nn.Module):
     """How much the features of a dictionary interact in these MLPs, as one number with gradients.
 
-    Calling it gives the number, unweighted. `state_dict` holds what must survive a restart: the count of draws and the
-    running means. In evaluation mode it always looks at all neurons and changes nothing.
+    Calling it gives the number, unweighted. `state_dict` holds what must survive a restart: the count of draws and
+    the denominators. In evaluation mode it always looks at all neurons and changes nothing.
     """
 
     def __init__(
@@ -78,10 +79,10 @@ class InteractionPenalty(nn.Module):
             _Layer(index, W, b, unit, weighted) for index, unit in enumerate(units) for W, b in _weights(unit)
         )
         self.draws: Tensor
-        self.means: Tensor
+        self.totals: Tensor
         self.register_buffer("draws", torch.zeros((), dtype=torch.long))
-        # [layer, (penalised, total)] per token and neuron; not a number until all neurons have been looked at once
-        self.register_buffer("means", torch.full((len(self.layers), 2), torch.nan, dtype=torch.float64))
+        # Σ weight |p| of each layer per token and neuron; not a number until all neurons have been looked at
+        self.register_buffer("totals", torch.full((len(self.layers),), torch.nan, dtype=torch.float64))
 
     def extra_repr(self) -> str:
         top = f", q={self.q}" if self.form == "dominant" else ""
@@ -107,71 +108,60 @@ class InteractionPenalty(nn.Module):
         self._check_inputs(codes, directions, biases)
         batch = _Batch(codes)
         exact = self.fraction == 1 or not self.training
+        look = self.scaling == "relative" and int(self.draws) % LOOK == 0
         generator = None if exact else self._generator()
         values = []
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, _Layer)
             at = directions[layer.unit]
             bias = at.new_zeros(at.shape[1]) if biases is None else biases[layer.unit]
-            everyone = layer.neurons()
-            if generator is None:
-                values.append(self._value(everyone, batch, at, bias, self._rule(codes, everyone)))
-                continue
-            if self.scaling == "relative" and bool(self.means[number].isnan().any()):
-                with torch.no_grad():
-                    self._value(everyone, batch, at, bias, self._running(number, codes, everyone, momentum=0.0))
-            chosen = torch.randperm(layer.n_neurons, generator=generator)[: _count(self.fraction, layer.n_neurons)]
-            part = layer.neurons(chosen)
-            rule = self._rule(codes, part) if self.scaling == "paper" else self._running(number, codes, part, MOMENTUM)
-            values.append(self._value(part, batch, at, bias, rule))
+            neurons, size = layer.neurons(), self._own_size(codes, layer.n_neurons)
+            if generator is not None:
+                if look:
+                    with torch.no_grad():
+                        everything = _total(codes, at @ neurons.W, neurons).double()
+                    self.totals[number] = everything / max(1, codes.pattern.n_rows * neurons.count)
+                chosen = torch.randperm(layer.n_neurons, generator=generator)[: _count(self.fraction, layer.n_neurons)]
+                neurons, size = layer.neurons(chosen), self._kept_size(codes, len(chosen), number)
+            values.append(self._value(neurons, batch, at, bias, size))
         return torch.stack(values).mean()
 
     def _value(
-        self, neurons: _Neurons, batch: _Batch, directions: Tensor, bias: Tensor, rule: Rule
+        self, neurons: _Neurons, batch: _Batch, directions: Tensor, bias: Tensor, size: Size
     ) -> Float[Tensor, ""]:
         codes = batch.codes
         if self.form == "dominant":
             pieces = batch.pieces(neurons.count)
-            return dominant_penalty(codes, directions, neurons.W, neurons.weight, self.q, rule, pieces)
+            return dominant_penalty(codes, directions, neurons.W, neurons.weight, self.q, size, pieces)
         A, beta = directions @ neurons.W, bias @ neurons.W + neurons.b
-        strength = codes.values.new_zeros(A.shape[0]).index_add(0, codes.pattern.features, codes.values)
-        total = strength @ neurons.weighed(A.abs()).sum(1)
+        everything = _total(codes, A, neurons)
+        by = size(everything.detach().double()).to(everything)
         if self.form == "mass":
             # min(P⁺, P⁻) = (Σ|p| + |β| − |z|) / 2: two sparse products and no loop over contributions
             z = decode(codes, A, None) + beta
-            everything = total + codes.pattern.n_rows * neurons.weighed(beta.abs()).sum()
-            return _scaled((everything - neurons.weighed(z.abs()).sum()) / 2, total, rule)
+            with_bias = everything + codes.pattern.n_rows * neurons.weighed(beta.abs()).sum()
+            return (with_bias - neurons.weighed(z.abs()).sum()) / 2 / by
         seen = PlainNeurons("", Table(A, beta), neurons.activation, neurons.loudness)
-        per_neuron = generic_penalty(Additive(), codes, seen, neurons.weight)
-        return _scaled(per_neuron * (codes.pattern.n_rows * neurons.count), total, rule)
+        return generic_penalty(Additive(), codes, seen, neurons.weight) * (codes.pattern.n_rows * neurons.count) / by
 
-    def _rule(self, codes: Codes, neurons: _Neurons) -> Rule:
-        """Of sums over the very tokens and neurons that are penalised."""
-        contributions = codes.pattern.n_rows * neurons.count
+    def _own_size(self, codes: Codes, n_neurons: int) -> Size:
+        """Of the very tokens and neurons that are penalised."""
+        contributions = max(1, codes.pattern.n_rows * n_neurons)
 
-        def paper(penalised: Tensor, total: Tensor) -> Scale:
-            return Scale(torch.zeros_like(total), torch.full_like(total, max(1, contributions)))
+        def size(total: Tensor) -> Tensor:
+            if self.scaling == "paper":
+                return torch.full_like(total, contributions)
+            return torch.where(total == 0, torch.ones_like(total), total)
 
-        def relative(penalised: Tensor, total: Tensor) -> Scale:
-            nothing = total == 0
-            size = torch.where(nothing, torch.ones_like(total), total)
-            return Scale(penalised / size, size)
+        return size
 
-        return paper if self.scaling == "paper" else relative
-
-    def _running(self, number: int, codes: Codes, neurons: _Neurons, momentum: float) -> Rule:
-        """The rule of `relative` with running means, which it also updates."""
-        contributions = max(1, codes.pattern.n_rows * neurons.count)
-
-        def running(penalised: Tensor, total: Tensor) -> Scale:
-            now = torch.stack([penalised, total]).to(self.means) / contributions
-            before = now if momentum == 0 else self.means[number].clone()
-            self.means[number] = momentum * before + (1 - momentum) * now
-            mean_penalised, mean_total = before.unbind()
-            size = torch.where(mean_total == 0, torch.ones_like(mean_total), mean_total)
-            return Scale(mean_penalised / size, size * contributions)
-
-        return running
+    def _kept_size(self, codes: Codes, n_neurons: int, number: int) -> Size:
+        """As it was when all neurons were last looked at."""
+        if self.scaling == "paper":
+            return self._own_size(codes, n_neurons)
+        kept = self.totals[number].clone()
+        contributions = max(1, codes.pattern.n_rows * n_neurons)
+        return lambda total: torch.where(kept == 0, torch.ones_like(kept), kept * contributions)
 
     def _generator(self) -> torch.Generator:
         """Of this call's draws: they depend on the seed and on how many calls there were, and on nothing else."""
@@ -265,11 +255,10 @@ def _weights(unit: MLP | GatedMLP) -> list[tuple[Tensor, Tensor]]:
     return [value] if isinstance(unit, MLP) else [(unit.W_gate, unit.b_gate), value]
 
 
-def _scaled(penalised: Tensor, total: Tensor, rule: Rule) -> Float[Tensor, ""]:
-    """The penalty of two sums that carry gradients; see `Scale`."""
-    share, size = rule(penalised.detach(), total.detach())
-    without_value = total - total.detach()
-    return (penalised - share.to(total) * without_value) / size.to(total)
+def _total(codes: Codes, A: Float[Tensor, "feature neuron"], neurons: _Neurons) -> Float[Tensor, ""]:
+    """Σ_t Σ_n weight_n Σ_i |p_ni|, from how strong each feature is in all and how far it reaches."""
+    strength = codes.values.new_zeros(A.shape[0]).index_add(0, codes.pattern.features, codes.values)
+    return strength @ neurons.weighed(A.abs()).sum(1)
 
 
 def _count(fraction: float, neurons: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +99,13 @@ def html(found: Interactions) -> str:
     shown = found.summary(IN_HTML).strongest
     largest = max((pair.score for pair in shown), default=0) or 1.0
     units = [
-        (row.unit, f"{row.neurons:,}", _number(row.dominant_share), _number(row.mean_pairwise), _number(row.token_score))
+        (
+            row.unit,
+            f"{row.neurons:,}",
+            _number(row.dominant_share),
+            _number(row.mean_pairwise),
+            _number(row.token_score),
+        )
         for row in found.summary(0).units
     ]
     pairs = [
@@ -145,7 +152,7 @@ def _facts(found: Interactions) -> list[str]:
     ]
 
 
-def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]], bars: list[float] | None = None) -> str:
+def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]], bars: list[float] | None = None) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in heads)
     body = []
     for index, row in enumerate(rows):
