@@ -25,7 +25,7 @@ def test_importing_the_library_loads_neither_torch_nor_numpy() -> None:
     assert not {"torch", "numpy", "pydantic", "transformers"} & loaded
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["interactions", "--help"]])
 def test_help_loads_no_torch(arguments: list[str]) -> None:
     statement = f"from crossproof.cli import main\ntry: main({arguments!r})\nexcept SystemExit: pass\n"
     program = f"import sys\n{statement}print('LOADED', *sys.modules)"
@@ -80,6 +80,31 @@ def test_train_and_show_print_the_same_json(capsys: pytest.CaptureFixture[str], 
     printed = capsys.readouterr().out
     assert "blocks.0.hook_resid_post" in printed
     assert "mean unexplained" in printed
+
+
+def test_interactions_are_measured_saved_and_shown(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    coder, out = str(tmp_path / "coder"), str(tmp_path / "found")
+    options = ["--steps", "5", "--features", "32", "--k", "4", "--buffer-tokens", "1000", "--harvest-texts", "8"]
+    options += ["--batch-tokens", "64", "--eval-texts", "2", "--sites", "blocks.*.hook_mlp_in"]
+    assert main(["train", "--subject", "planted", "--out", coder, *options]) == 0
+    command = ["interactions", "planted", "--coder", coder, "--texts", "3"]
+    capsys.readouterr()
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [unit["unit"] for unit in found["units"]] == ["blocks.0.mlp", "blocks.1.mlp"]
+    assert main([*command, "--out", out]) == 0
+    printed = capsys.readouterr().out
+    assert main(["show", out]) == 0
+    assert capsys.readouterr().out == printed
+    assert main(["show", out, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == found
+    best = crossproof.Interactions.load(out).pairs.iloc[0]
+    assert f"{best.i} → {best.j}" in printed
+    assert found["strongest"][0]["score"] == best.score
+    assert main([*command[:-1], "4", "--out", out]) == 1
+    assert "texts was 3, now 4" in capsys.readouterr().err
+    assert main([*command[:-1], "0"]) == 1
+    assert "at least 1" in capsys.readouterr().err
 
 
 def test_the_doctor_exits_with_0_on_a_sound_model(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from crossproof.binding.config import PenalisedTrainConfig
     from crossproof.crosscoder.evaluate import Evaluation
     from crossproof.interaction.result_view import Summary
+    from crossproof.study.ground_truth_results import GroundTruthStudy
+    from crossproof.study.ranking_results import RankingStudy
 
 OUT_OF_MEMORY = "out of memory; lower --buffer-tokens first, then --harvest-texts, then --batch-tokens"
 
@@ -51,6 +53,14 @@ def show(folder: Annotated[Path, tyro.conf.Positional]) -> Outcome:
     """
     from crossproof import runs
 
+    if runs.read(folder).kind == "ground-truth":
+        from crossproof.study.ground_truth_results import GroundTruthStudy
+
+        return _ground_truth(runs.read_results(folder, GroundTruthStudy))
+    if runs.read(folder).kind == "ranking":
+        from crossproof.study.ranking_results import RankingStudy
+
+        return _ranking(runs.read_results(folder, RankingStudy))
     if runs.read(folder).kind == "interactions":
         from crossproof.interaction.result_view import Summary
 
@@ -64,6 +74,7 @@ def interactions(
     subject: Annotated[str, tyro.conf.Positional],
     coder: str,
     texts: int = 100,
+    metrics: tuple[str, ...] = (),
     data: Path | None = None,
     out: Path | None = None,
     device: str = "cpu",
@@ -74,6 +85,7 @@ def interactions(
         subject: A zoo name, a local folder or a hub id.
         coder: The crosscoder: its folder, the folder of the run that trained it, or a hub id.
         texts: Held-out texts to measure on.
+        metrics: Of directed, mass and ratio. Default: all that the MLPs have; directed alone is by far the quickest.
         data: Where they come from, a .txt or .jsonl file. Zoo models bring their own.
         out: The run folder to write tables and matrices to.
         device: cpu, cuda or cuda:N.
@@ -82,9 +94,8 @@ def interactions(
 
     if texts < 1:
         raise CrossproofError(f"--texts {texts} leaves nothing to measure on: give at least 1")
-    return _interactions(
-        measure(MeasureConfig(subject=subject, coder=coder, texts=texts, data=data, device=device), out)
-    )
+    config = MeasureConfig(subject=subject, coder=coder, texts=texts, metrics=metrics, data=data, device=device)
+    return _interactions(measure(config, out))
 
 
 def doctor(model: Annotated[str, tyro.conf.Positional], data: Path | None = None, device: str = "cpu") -> Outcome:
@@ -131,9 +142,56 @@ def zoo(
     return Outcome(rows, (_table("zoo", [{head: row[column] for head, column in shown.items()} for row in rows]),))
 
 
+def ground_truth(out: Path, seeds: int = 5) -> Outcome:
+    """Score every metric on the interactions planted in `planted`, with true and learned dictionaries.
+
+    Args:
+        out: The run folder. An unfinished run found there is resumed.
+        seeds: How many dictionaries to learn, and on how many sets of tokens to score.
+    """
+    from crossproof.study.ground_truth import GroundTruthConfig, run
+
+    if seeds < 1:
+        raise CrossproofError(f"seeds: {seeds}, but at least 1 dictionary is needed")
+    return _ground_truth(run(GroundTruthConfig(out=out, seeds=seeds)))
+
+
+def ranking(
+    subject: Annotated[str, tyro.conf.Positional],
+    coder: str,
+    out: Path,
+    texts: int = 200,
+    tokens: int = 300,
+    seen: int = 3,
+    data: Path | None = None,
+    seed: int = 0,
+) -> Outcome:
+    """Score on a real model how well each metric ranks pairs as Shapley-Taylor values do.
+
+    Args:
+        subject: A zoo name, a local folder or a hub id.
+        coder: The crosscoder: its folder, the folder of the run that trained it, or a hub id.
+        out: The run folder.
+        texts: Held-out texts that the metrics look at.
+        tokens: How many of their tokens Shapley-Taylor values are computed at: a second or so each.
+        seen: Rank those pairs among all that are active at this many of these tokens.
+        data: Where the texts come from, a .txt or .jsonl file. Zoo models bring their own.
+        seed: Draws the tokens, the random metric and the bootstrap.
+    """
+    from crossproof.study.ranking import RankingConfig, run
+
+    for option, value, least in (("texts", texts, 2), ("tokens", tokens, 1), ("seen", seen, 1), ("seed", seed, 0)):
+        if value < least:
+            raise CrossproofError(f"--{option} {value}: give at least {least}")
+    options = {"texts": texts, "tokens": tokens, "seen": seen, "data": data, "seed": seed}
+    return _ranking(run(RankingConfig(subject=subject, coder=coder, out=out, **options)))
+
+
 COMMANDS: dict[str, Callable[..., Outcome]] = {
     "train": train,
     "interactions": interactions,
+    "ground-truth": ground_truth,
+    "ranking": ranking,
     "show": show,
     "doctor": doctor,
     "zoo": zoo,
@@ -269,6 +327,20 @@ def _interactions(found: Summary) -> Outcome:
     ]
     tables = [_table(title, rows) for title, rows in (("MLPs", units), ("strongest pairs", pairs)) if rows]
     return Outcome(found.model_dump(mode="json"), (summary, *tables))
+
+
+def _ground_truth(found: GroundTruthStudy) -> Outcome:
+    from crossproof.study.ground_truth_results import tables, verdicts
+
+    shown = [_table(title, rows) for title, rows in tables(found).items()]
+    return Outcome(found.model_dump(mode="json"), (*shown, *verdicts(found)))
+
+
+def _ranking(found: RankingStudy) -> Outcome:
+    from crossproof.study.ranking_results import summary, tables
+
+    shown = [_table(title, rows) for title, rows in tables(found).items()]
+    return Outcome(found.model_dump(mode="json"), (*shown, summary(found)))
 
 
 def _finite(number: float) -> float | None:

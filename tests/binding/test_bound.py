@@ -44,7 +44,7 @@ def test_neurons_are_in_float32_unless_another_dtype_is_asked_for() -> None:
 
 def test_only_the_mlps_whose_input_the_crosscoder_has_are_bound() -> None:
     subject = tiny.subject("gpt2")
-    coder = coders.on(subject, "blocks.1.ln2.hook_normalized", "blocks.3.*", "blocks.2.hook_resid_mid")
+    coder = coders.on(subject, "blocks.1.ln2.hook_normalized", "blocks.3.*.hook_normalized", "blocks.2.hook_resid_mid")
     assert [mlp.name for mlp in bound_mlps(subject, coder)] == ["blocks.1.mlp", "blocks.3.mlp"]
 
 

@@ -68,6 +68,14 @@ def term(**settings: object) -> PenaltyTerm:
     return PenaltyTerm(PenaltyConfig.model_validate({"weight": 3.0} | settings), mlps(6), ORDER)
 
 
+def mean_contributions(coder: Crosscoder, raw: Tensor) -> list[float]:
+    """Σ_i |p_ni| of each of the six MLPs, mean over tokens and neurons."""
+    with torch.no_grad():
+        f = coder.encode(raw).dense()
+        tables = [(coder.decoder[:, site] @ mlp.W_in).abs() for mlp, site in zip(mlps(6), ORDER, strict=True)]
+        return [float((f @ table).mean()) for table in tables]
+
+
 def test_it_is_a_term_and_its_value_is_the_penalty_in_raw_units_times_its_weight() -> None:
     coder, raw = eight_sites(), activations()
     assert isinstance(term(), Term)
@@ -97,12 +105,24 @@ def test_a_coder_and_its_folded_one_are_penalised_alike(form: str, control: str)
 @pytest.mark.parametrize("form", ["dominant", "mass", "additive"])
 @pytest.mark.parametrize("scaling", ["paper", "relative"])
 def test_with_six_mlps_gradients_reach_encoder_and_decoder_and_are_finite_differences(form: str, scaling: str) -> None:
+    """`relative` is `paper` of each MLP over its mean contribution, which its gradient takes for a constant."""
     coder, raw = eight_sites(), activations()
-    penalty = term(form=form, scaling=scaling)
-    penalty(batch_of(coder, raw)).backward()
+    value = term(form=form, scaling=scaling)(batch_of(coder, raw))
+    value.backward()
     at_sites = coder.W_dec.grad.unflatten(1, (8, WIDTH)).abs().sum((0, 2))
     assert [v for v in range(8) if at_sites[v] > 0] == sorted(ORDER)
     assert bool(coder.W_enc.grad.any())
+
+    paper = PenaltyConfig.model_validate({"weight": 3.0, "form": form, "scaling": "paper"})
+    alone = [PenaltyTerm(paper, [mlp], [site]) for mlp, site in zip(mlps(6), ORDER, strict=True)]
+    held = mean_contributions(coder, raw) if scaling == "relative" else [1.0] * 6
+
+    def by_hand() -> float:
+        with torch.no_grad():
+            batch = batch_of(coder, raw)
+            return sum(float(one(batch)) / size for one, size in zip(alone, held, strict=True)) / 6
+
+    assert float(value.detach()) == pytest.approx(by_hand(), rel=1e-10)
     for name in ("W_enc", "b_enc", "W_dec", *(() if form == "dominant" else ("b_dec",))):
         parameter = getattr(coder, name)
         generator = torch.Generator().manual_seed(3)
@@ -111,7 +131,7 @@ def test_with_six_mlps_gradients_reach_encoder_and_decoder_and_are_finite_differ
         for sign in (1, -1):
             with torch.no_grad():
                 parameter.add_(sign * step)
-                values.append(float(penalty(batch_of(coder, raw))))
+                values.append(by_hand())
                 parameter.sub_(sign * step)
         expected = (values[0] - values[1]) / 2
         assert float((parameter.grad * step).sum()) == pytest.approx(expected, rel=1e-4), name

@@ -13,13 +13,13 @@ class PenaltyConfig(Strict):
     """What features that interact in the model's MLPs cost during training."""
 
     weight: Annotated[float, Field(ge=0)] = 0.0
-    """Times the penalty. On tinytales, 30 makes it a tenth of the reconstruction loss. 0 turns it off."""
+    """Times the penalty; 0 turns it off. relative: sensibly 10 to 100 (tinytales), a 30th to a third of the error."""
     form: Literal["dominant", "mass", "additive"] = "dominant"
     """What is penalised: all but the largest contributions to a neuron, cancelling ones, or the additive residual."""
     q: Count = 1
     """dominant: how many of the largest contributions to each neuron go free."""
     scaling: Literal["paper", "relative"] = "relative"
-    """paper: the mean over MLPs, tokens and neurons. relative: its share of all that features contribute there."""
+    """paper: the mean over MLPs, tokens and neurons. relative: over the mean of all contributions, held constant."""
     weighted: bool = False
     """Neurons count by how loudly they speak instead of equally."""
     neurons: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -29,7 +29,7 @@ class PenaltyConfig(Strict):
     control: Literal["none", "reconstruction", "l1_features", "l1_table", "l1_contributions", "l2_contributions"] = (
         "none"
     )
-    """Train with a generic regulariser instead, weighted so that its mean value is that of the penalty."""
+    """Train with a generic regulariser instead, its mean over the first 256 batches made the penalty's."""
 
     @model_validator(mode="after")
     def _consistent(self) -> PenaltyConfig:

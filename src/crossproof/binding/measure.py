@@ -6,15 +6,13 @@ run.json  interactions/{interactions.json, sums.safetensors, *.parquet}  results
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import Field
 
 from crossproof import runs
-from crossproof.binding.bound import bound_mlps
+from crossproof.binding.bound import neurons_of
 from crossproof.binding.interactions import interactions
 from crossproof.crosscoder.config import Count, Strict
 from crossproof.crosscoder.model import Crosscoder
+from crossproof.interaction.result import choose_metrics
 from crossproof.interaction.result_files import IN_RUN
 from crossproof.interaction.result_view import Summary
 from crossproof.subject.subject import Subject
@@ -28,8 +26,10 @@ class MeasureConfig(Strict):
     subject: str
     coder: str
     texts: Count = 100
+    metrics: tuple[str, ...] = ()
+    """None: all that the MLPs have."""
     data: Path | None = None
-    device: Annotated[str, Field(min_length=1)] = "cpu"
+    device: str = "cpu"
 
 
 def measure(config: MeasureConfig, out: Path | None = None) -> Summary:
@@ -39,12 +39,12 @@ def measure(config: MeasureConfig, out: Path | None = None) -> Summary:
         runs.resumable(out, KIND, config, may_differ=("device",))
     subject = Subject.load(config.subject, device=config.device)
     coder = Crosscoder.from_pretrained(config.coder, device=config.device)
-    bound_mlps(subject, coder)
+    choose_metrics(neurons_of(subject, coder), config.metrics or None)  # before anything is written
     source = subject.source("validation", config.data)
     # a short file of texts has fewer than were asked for, and begins again after its last
     tokens = source.tokens(0, min(config.texts, source.texts_in_all or config.texts))
     run = None if out is None else runs.begin(out, KIND, config)
-    found = interactions(subject, coder, tokens)
+    found = interactions(subject, coder, tokens, config.metrics or None)
     summary = found.summary()
     if out is not None and run is not None:
         found.save(out / IN_RUN)

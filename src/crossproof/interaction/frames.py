@@ -41,7 +41,7 @@ def pairs(
         "neuron_share": _padded(share, rows, torch.nan).numpy(),
         "strength": directed.mean_together.numpy(),
         "strength_se": directed.standard_error_together.numpy(),
-        "frequency": (directed.count / directed.n_tokens).double().numpy(),
+        "frequency": (directed.count.double() / directed.n_tokens).numpy(),
         "score": directed.mean.numpy(),
         "score_se": directed.standard_error.numpy(),
         "count": directed.count.numpy(),
@@ -117,7 +117,7 @@ def features(
     score = torch.stack([sums.mean for sums in directed]).sum(0)
     none = torch.zeros(coactive.n_features, dtype=torch.float64, device=score.device)
     columns = {
-        "frequency": (coactive.firing / coactive.n_tokens).double(),
+        "frequency": coactive.firing.double() / coactive.n_tokens,
         "strength": typical_strengths(codes).masked_fill(coactive.firing == 0, torch.nan),
         "given": none.index_add(0, coactive.i, score),
         "received": none.index_add(0, coactive.j, score),

@@ -32,7 +32,7 @@ def directed(codes: Codes, units: Sequence[Neurons], pairs: CoActive) -> list[Pa
     In a gated MLP j is charged twice, by the dominant feature of the gate and by that of the value, with the weights of
     T5. Over all pairs a token's I is (1/N) Σ_n w_n (Σ|p_n| − max|p_n|) (T7).
     """
-    return _summed(codes, units, pairs, "directed pairs", _directed)
+    return _summed(codes, units, pairs, "directed pairs", directed_at)
 
 
 def ratio(codes: Codes, units: Sequence[Neurons], pairs: CoActive) -> list[PairSums]:
@@ -158,7 +158,7 @@ def _walk(
 # -- at a token --------------------------------------------------------------------------------------------------------
 
 
-def _directed(chunk: Chunk, unit: Neurons) -> Float[Tensor, "token slot slot"]:
+def directed_at(chunk: Chunk, unit: Neurons) -> Float[Tensor, "token slot slot"]:
     """The dominant slot is a one-hot vector per neuron, so that charging the others is a product [i, n] @ [n, j]."""
     n_neurons = len(unit.loudness)
     parts = [its.dominant.mul_(its.weight[:, None] / n_neurons) @ its.magnitude.mT for its in ranked(chunk, unit)]
@@ -166,16 +166,19 @@ def _directed(chunk: Chunk, unit: Neurons) -> Float[Tensor, "token slot slot"]:
 
 
 def _ratio(chunk: Chunk, unit: Neurons) -> Float[Tensor, "token slot slot"]:
-    magnitudes = [chunk.contributions(table.magnitude) for table in tables(unit)]
-    rows = []
-    for slot in range(chunk.features.shape[1]):  # all pairs of slots at once would be slots times the chunk
-        total = neurons = torch.zeros_like(chunk.strengths)
-        for p in magnitudes:
-            larger = torch.maximum(p, p[:, slot, None])
-            total = total + (torch.minimum(p, p[:, slot, None]) / larger).nan_to_num_(nan=0.0).sum(2)
-            neurons = neurons + (larger > 0).sum(2)
-        rows.append(total / neurons.clamp(min=1))
-    return torch.stack(rows, dim=1)
+    total = neurons = torch.zeros_like(chunk.strengths)[:, :, None]
+    for table in tables(unit):
+        p = chunk.contributions(table.magnitude)
+        least = torch.finfo(p.dtype).tiny  # 0 over this is the 0 that two contributions of 0 count as
+        ratios = p.new_zeros(*chunk.features.shape, p.shape[1])
+        for slot in range(p.shape[1] - 1):  # all pairs of slots at once would be slots times the chunk
+            one, others = p[:, slot, None], p[:, slot + 1 :]
+            larger = torch.maximum(others, one).clamp_(min=least)
+            ratios[:, slot, slot + 1 :] = torch.minimum(others, one).div_(larger).sum(2)
+        untouched = (p == 0).to(p.dtype)
+        total = total + ratios + ratios.mT
+        neurons = neurons + p.shape[2] - untouched @ untouched.mT
+    return total / neurons.clamp(min=1)
 
 
 def _mass(chunk: Chunk, unit: PlainNeurons) -> tuple[Float[Tensor, "token slot slot"], Float[Tensor, "token slot"]]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float64, Int
@@ -64,10 +64,10 @@ class Interactions:
         """Every ordered pair that is active together in every MLP, by score: hundreds of bytes a row."""
         return self.ranked()
 
-    def ranked(self, top: int | None = None) -> pd.DataFrame:
-        """The first rows of `pairs`, without making the others."""
+    def ranked(self, top: int | None = None, look_at_neurons: bool = True) -> pd.DataFrame:
+        """The first rows of `pairs`, without making the others. Not to look at neurons saves a pass over the tokens."""
         order = self._order[:top]
-        neuron, share = self.carriers
+        neuron, share = self.carriers if look_at_neurons else (order[:0], order[:0].double())
         return frames.pairs(
             i=self.coactive.i[order // self._n_units],
             j=self.coactive.j[order // self._n_units],
@@ -109,10 +109,8 @@ class Interactions:
 
     # -- matrices --------------------------------------------------------------------------------------------------
 
-    def matrix(
-        self, metric: str = "directed", unit: str | None = None, per: Literal["token", "together"] = "token"
-    ) -> Tensor:
-        """A sparse features × features matrix of means over all tokens, or over those where both are active.
+    def matrix(self, metric: str = "directed", unit: str | None = None, per: str = "token") -> Tensor:
+        """A sparse features × features matrix of means per `token`, or per token where both are active `together`.
 
         Without a unit, all MLPs together: the sum of directed and mass, the mean of the ratio.
         """

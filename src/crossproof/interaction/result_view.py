@@ -84,7 +84,7 @@ def summary(found: Interactions, top: int) -> Summary:
 def text(found: Interactions) -> str:
     lines = [f"Interactions of {found.about}", *(f"  {line}" for line in _facts(found))]
     lines.append("  strongest pairs, by score = strength × frequency:")
-    shown = found.summary(IN_TEXT).strongest
+    shown = list(found.ranked(IN_TEXT, look_at_neurons=False).itertuples())
     width = max((len(f"{pair.i} → {pair.j}") for pair in shown), default=0)
     lines += [
         f"    {f'{pair.i} → {pair.j}':<{width}}  {pair.unit}  {pair.score:.3g} = {pair.strength:.3g} × "
@@ -96,7 +96,7 @@ def text(found: Interactions) -> str:
 
 def html(found: Interactions) -> str:
     """Needs nothing but itself. It takes its colours from the page around it, light or dark."""
-    shown = found.summary(IN_HTML).strongest
+    shown = summary(found, IN_HTML).strongest
     largest = max((pair.score for pair in shown), default=0) or 1.0
     units = [
         (
@@ -106,9 +106,9 @@ def html(found: Interactions) -> str:
             _number(row.mean_pairwise),
             _number(row.token_score),
         )
-        for row in found.summary(0).units
+        for row in summary(found, 0).units
     ]
-    pairs = [
+    pairs: list[tuple[str, ...]] = [
         (
             str(pair.i),
             str(pair.j),
@@ -133,7 +133,8 @@ def html(found: Interactions) -> str:
 
 _STYLE = """<style>
 .crossproof-interactions { color: inherit; line-height: 1.5; overflow-x: auto }
-.crossproof-interactions table { border-collapse: collapse; margin: .5em 0 1em; background: none }
+.crossproof-interactions table {
+  color: inherit; font-size: inherit; border-collapse: collapse; margin: .5em 0 1em; background: none }
 .crossproof-interactions th, .crossproof-interactions td {
   color: inherit; background: none; border: 0; border-bottom: 1px solid rgba(128, 128, 128, .35);
   padding: .15em .8em .15em 0; text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
@@ -146,7 +147,7 @@ def _facts(found: Interactions) -> list[str]:
     coactive = found.coactive
     return [
         f"{coactive.n_tokens:,} tokens · {found.alive:,} of {coactive.n_features:,} features alive · "
-        f"{len(coactive):,} ordered pairs active together · {len(found.unit_names)} MLPs",
+        f"{len(coactive):,} ordered pairs active together · MLPs: {len(found.unit_names)}",
         f"dominant share {_number(found.dominant_share)} · mean pairwise interaction {_number(found.mean_pairwise)} "
         f"({_number(found.mean_pairwise_alive)} over pairs of living features)",
     ]

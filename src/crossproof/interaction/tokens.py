@@ -11,7 +11,7 @@ from jaxtyping import Float64, Int
 from crossproof.codes import Codes
 from crossproof.interaction.contributions import Neurons, chunks
 from crossproof.interaction.neurons import most_neurons, prepared
-from crossproof.interaction.pairs import _directed
+from crossproof.interaction.pairs import directed_at
 
 
 class AtTokens(NamedTuple):
@@ -34,7 +34,8 @@ def at_tokens(codes: Codes, units: Sequence[Neurons]) -> AtTokens:
     i, j, unit = (torch.full((n_tokens,), -1, device=device) for _ in range(3))
     for chunk in chunks(codes, most_neurons(units)):
         slots = chunk.features.shape[1]
-        each = torch.stack([_directed(chunk, its) * len(its.loudness) for its in units], dim=3).double()
+        each = torch.stack([directed_at(chunk, its) * len(its.loudness) for its in units], dim=3).double()
+        each.diagonal(dim1=1, dim2=2).zero_()  # what a dominant feature does in its own neurons
         score[chunk.tokens] = each.sum((1, 2))
         flat = each.flatten(1)  # slots × slots × units, so that the first of equal ones is the lowest i, then j
         most = flat.amax(1)

@@ -9,6 +9,8 @@ run.json  learned/<seed>/{checkpoint/, crosscoder/, metrics.jsonl}  results.json
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -46,17 +48,17 @@ class GroundTruthConfig(Strict):
 
     out: Path
     """The run folder."""
-    seeds: Count = 3
+    seeds: Count = 5
     """How many dictionaries to train, and on how many sets of held-out tokens to score the true one."""
     tokens: Annotated[int, Field(ge=POSITIONS)] = 8_000
     """Held-out tokens of each set, which the metrics see."""
     reference_tokens: Count = 2_000
     """How many of them the Shapley-Taylor index is averaged over."""
-    features: Count = 64
+    features: Count = 128
     """Size of the learned dictionaries."""
     k: Count = 6
     """Active features per token in the learned dictionaries, on average."""
-    steps: Count = 2_000
+    steps: Count = 3_000
     """Training steps of the learned dictionaries, 512 tokens each."""
 
 
@@ -67,9 +69,21 @@ def run(config: GroundTruthConfig) -> GroundTruthStudy:
     if earlier is not None and earlier.finished:
         return runs.read_results(config.out, GroundTruthStudy)
     record = earlier or runs.begin(config.out, KIND, config)
-    found = study(config)
+    with one_thread():
+        found = study(config)
     runs.finish(config.out, record, found, clock.seconds())
     return found
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Tensors here are tiny: a second thread only costs, on a busy machine most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def study(config: GroundTruthConfig) -> GroundTruthStudy:

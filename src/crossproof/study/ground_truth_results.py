@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from crossproof.runs import read_results
 from crossproof.study.metrics import BASELINES, METRICS
 
 REFERENCE = "Shapley-Taylor"
@@ -214,20 +217,34 @@ def learned_table(study: GroundTruthStudy) -> list[dict[str, Any]]:
 
 
 def tables(study: GroundTruthStudy) -> dict[str, list[dict[str, Any]]]:
-    """What to look at first, by title."""
-    parts = dict.fromkeys((row.dictionary, row.block) for row in study.summary)
-    found = {"learned dictionaries": learned_table(study)}
-    for dictionary, block in parts:
-        found[f"{dictionary} dictionary, block {block}"] = score_table(study, dictionary, block)
-        found[f"{dictionary} dictionary, block {block}: by kind"] = verdict_table(study, dictionary, block)
+    """How well each metric finds the planted pairs, by title."""
+    scored = {f"{d} dictionary, block {b}": score_table(study, d, b) for d, b in _parts(study)}
+    return {"learned dictionaries": learned_table(study)} | scored
+
+
+def verdicts(study: GroundTruthStudy) -> list[str]:
+    """What each metric calls interaction and what it misses, as text: these tables are wide."""
+    found = []
+    for dictionary, block in _parts(study):
+        lines = [f"{dictionary} dictionary, block {block}: what each metric puts among its top {1 - TOP:.0%} of pairs"]
+        for row in verdict_table(study, dictionary, block):
+            said = [f"{name} {kinds}" for name, kinds in row.items() if name != "metric" and kinds != "–"]
+            lines.append(f"  {row['metric']}: {'. '.join(said)}")
+        found.append("\n".join(lines) + "\n")
     return found
 
 
 def page(study: GroundTruthStudy) -> str:
     """Everything as Markdown."""
-    parts = dict.fromkeys((row.dictionary, row.block) for row in study.summary)
-    kinds = {f"{d} dictionary, block {b}: percentiles by kind": kind_table(study, d, b) for d, b in parts}
-    return "\n\n".join(f"### {title}\n\n{markdown(rows)}" for title, rows in (tables(study) | kinds).items())
+    found = tables(study)
+    for dictionary, block in _parts(study):
+        found[f"{dictionary} dictionary, block {block}: by kind"] = verdict_table(study, dictionary, block)
+        found[f"{dictionary} dictionary, block {block}: percentiles"] = kind_table(study, dictionary, block)
+    return "\n\n".join(f"### {title}\n\n{markdown(rows)}" for title, rows in found.items())
+
+
+def _parts(study: GroundTruthStudy) -> list[tuple[DictionaryName, int]]:
+    return list(dict.fromkeys((row.dictionary, row.block) for row in study.summary))
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -237,3 +254,12 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 def _mean(values: Iterable[float | None]) -> float:
     return fmean(value or 0.0 for value in values)
+
+
+def main() -> None:
+    """`python -m crossproof.study.ground_truth_results FOLDER` prints the page of a run."""
+    print(page(read_results(Path(sys.argv[1]), GroundTruthStudy)))
+
+
+if __name__ == "__main__":
+    main()

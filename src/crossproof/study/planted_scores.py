@@ -67,9 +67,9 @@ class BlockScores:
     def of_kinds(self, dictionary: DictionaryName) -> list[KindScore]:
         found = []
         for metric, score in self.by_metric.items():
-            place, largest = percentile(score), float(score.max())
+            place = percentile(score)
             for kind, where in self.kinds.items():
-                mine = score[where]
+                mine, largest = score[where], float(score.max())
                 found.append(
                     KindScore(
                         dictionary=dictionary,
@@ -136,7 +136,8 @@ def _kinds(model: PlantedModel, block: int, true: list[tuple[int, ...]]) -> dict
         if place is not None and pair.block in (block, None):
             kinds.setdefault(_kind(pair), []).append(place)
     named = {place for places in kinds.values() for place in places}
-    return kinds | {OTHERS: [place for place in range(len(true)) if place not in named]}
+    others = [place for place in range(len(true)) if place not in named]
+    return kinds | ({OTHERS: others} if others else {})
 
 
 def _kind(pair: Pair) -> str:

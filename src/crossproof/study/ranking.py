@@ -53,7 +53,7 @@ class RankingConfig(Strict):
     """Held-out texts that the metrics look at."""
     tokens: Count = 300
     """How many of their tokens the index is computed at."""
-    seen: Count = 5
+    seen: Count = 3
     """A pair is ranked among all pairs if it is active at this many of these tokens."""
     data: Path | None = None
     """Where the texts come from, a .txt or .jsonl file. Zoo models bring their own."""
@@ -81,6 +81,7 @@ def run(config: RankingConfig) -> RankingStudy:
 @torch.no_grad()
 def study(subject: Subject, coder: Crosscoder, tokens: Tokens, sample: int, seen: int, seed: int) -> RankingStudy:
     """On these texts, at `sample` of their tokens."""
+    mlps, features = bound_mlps(subject, coder), coder.config.features
     codes = codes_of(subject, coder, tokens)
     active = torch.bincount(codes.pattern.rows[codes.values > 0], minlength=codes.pattern.n_rows)
     candidates = (active >= 2).nonzero().squeeze(1)
@@ -88,7 +89,6 @@ def study(subject: Subject, coder: Crosscoder, tokens: Tokens, sample: int, seen
         raise CrossproofError("no token has two active features: there is no pair to rank")
     chosen = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))[:sample]
     rows = candidates[chosen].sort().values
-    mlps, features = bound_mlps(subject, coder), coder.config.features
     doubled = [its.unit.to(torch.float64) for its in mlps]
     at = at_tokens(codes, rows, neurons_of(subject, coder, torch.float64), doubled, seed)
     keys, pair, count = (at.i * features + at.j).unique(return_inverse=True, return_counts=True)

@@ -16,7 +16,7 @@ from crossproof.study.ranking_tokens import TokenPairs
 
 TOPS = (20, 50, 100)
 """k of precision at k."""
-DRAWS = 200
+DRAWS = 100
 """Of the bootstrap over texts."""
 
 Numbers = Float64[Tensor, "unit metric number"]

@@ -37,7 +37,8 @@ def auroc(relevant: Bool[Tensor, " item"], score: Float[Tensor, " item"]) -> flo
 def percentile(score: Float[Tensor, " item"]) -> Float64[Tensor, " item"]:
     """The share of all items that score less, of those that score the same (itself among them) a half."""
     _, which, counts = torch.unique(score, return_inverse=True, return_counts=True)
-    return ((counts.cumsum(0) - counts / 2) / max(1, len(score)))[which].double()
+    counts = counts.double()
+    return ((counts.cumsum(0) - counts / 2) / max(1, len(score)))[which]
 
 
 def _at_least(relevant: Tensor, score: Tensor) -> tuple[Float64[Tensor, " value"], Float64[Tensor, " value"]]:

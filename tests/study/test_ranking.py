@@ -1,0 +1,264 @@
+"""The ranking study: what must agree does, what cannot does not, and its reference is the index itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from crossproof.binding.bound import bound_mlps, neurons_of
+from crossproof.cli import main
+from crossproof.codes import Codes
+from crossproof.crosscoder.config import CrosscoderConfig, Site
+from crossproof.crosscoder.model import Crosscoder
+from crossproof.errors import CrossproofError, MismatchError
+from crossproof.interaction.contributions import PlainNeurons
+from crossproof.interaction.games import token_index
+from crossproof.interaction.shapley import ShapleyTaylor, exact
+from crossproof.study import ranking_comparison, ranking_tokens
+from crossproof.study.agreement import bootstrap, precision_of_top, spearman
+from crossproof.study.metrics import BASELINES, METRICS
+from crossproof.study.ranking import study
+from crossproof.study.ranking_comparison import TOPS, Comparison
+from crossproof.study.ranking_results import ALL, Agreement, RankingStudy, agreement_table, tables
+from crossproof.study.ranking_tokens import AT_TOKEN, TokenPairs, at_tokens
+from crossproof.subject.tokens import Tokens
+from tests.subject import tiny
+
+FEATURES = 24
+
+
+def dictionary(k: int = 4, family_sites: int = 2, subject: str = "tiny", width: int = tiny.WIDTH) -> Crosscoder:
+    """Of the inputs of the first MLPs."""
+    hook = "hook_mlp_in" if subject == "planted" else "ln2.hook_normalized"
+    sites = tuple(Site(subject=subject, hook=f"blocks.{block}.{hook}") for block in range(family_sites))
+    coder = Crosscoder(CrosscoderConfig(sites=sites, width=width, features=FEATURES, activation="topk", k=k))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in coder.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return coder
+
+
+def texts(family: str = "gpt2", count: int = 6) -> Tokens:
+    words = torch.randint(50, (count, 12), generator=torch.Generator().manual_seed(2)).tolist()
+    return tiny.subject(family, torch.float32).tokens([" ".join(f"w{word}" for word in text) for text in words])
+
+
+def some_codes(active: int, tokens: int, seed: int = 0) -> Codes:
+    generator = torch.Generator().manual_seed(seed)
+    dense = torch.rand(tokens, FEATURES, generator=generator)
+    return Codes.from_dense(dense * (dense >= dense.topk(active).values[:, -1:]))
+
+
+def synthetic(n_tokens: int = 60, active: int = 12, n_texts: int = 20) -> tuple[TokenPairs, Tensor, Tensor]:
+    """An index drawn for each pair, with noise at each token."""
+    generator = torch.Generator().manual_seed(3)
+    codes = some_codes(active, n_tokens)
+    a, b = torch.triu_indices(active, active, 1)
+    features = codes.pattern.features.view(n_tokens, active)
+    i, j = features[:, a].flatten(), features[:, b].flatten()
+    keys, pair = (i * FEATURES + j).unique(return_inverse=True)
+    typical = torch.rand(2, len(keys), generator=generator, dtype=torch.float64)
+    index = typical[:, pair] * (0.5 + torch.rand(2, len(pair), generator=generator, dtype=torch.float64))
+    none = torch.full((2,), torch.nan, dtype=torch.float64)
+    token = torch.arange(n_tokens).repeat_interleave(len(a))
+    here = {"the index": index, "its cube": index**3}
+    at = TokenPairs(token, i, j, index, here, 0, none, torch.zeros(2, dtype=torch.float64))
+    return at, pair, torch.arange(n_tokens) % n_texts
+
+
+def compared(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str, str], Agreement]:
+    monkeypatch.setattr(ranking_comparison, "DRAWS", 20)
+    at, pair, text = synthetic()
+    n_pairs = int(pair.max()) + 1
+    random = torch.rand(2, n_pairs, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    flat = torch.ones(2, n_pairs, dtype=torch.float64)
+    ranked = torch.bincount(pair) >= 3
+    comparison = Comparison(at, pair, ranked, {"random": random, "flat": flat}, {}, text, 20)
+    return {(its.level, its.unit, its.metric): its for its in comparison.agreements(("first", "second"), 0)}
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=2, max_size=12))
+def test_spearman_is_the_correlation_of_ranks_that_ties_share(both: list[tuple[int, int]]) -> None:
+    a, b = ([float(x) for x in side] for side in zip(*both, strict=True))
+
+    def ranks(values: list[float]) -> list[float]:
+        return [sum(v < x for v in values) + (sum(v == x for v in values) + 1) / 2 for x in values]
+
+    x, y, middle = ranks(a), ranks(b), (len(a) + 1) / 2
+    top = sum((p - middle) * (q - middle) for p, q in zip(x, y, strict=True))
+    bottom = (sum((p - middle) ** 2 for p in x) * sum((q - middle) ** 2 for q in y)) ** 0.5
+    assert spearman(torch.tensor(a), torch.tensor(b)) == pytest.approx(top / bottom if bottom else 0.0, abs=1e-12)
+
+
+def test_a_metric_that_is_the_index_has_spearman_and_precision_1_and_so_has_its_cube_within_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = compared(monkeypatch)
+    for unit in ("first", "second", ALL):
+        for metric in ("the index", "its cube"):
+            assert found["token", unit, metric].spearman.value == pytest.approx(1)
+        between = found["pair", unit, "the index"]
+        assert between.spearman.value == pytest.approx(1)
+        assert sorted(between.precision) == list(TOPS)
+        assert all(precision.value == pytest.approx(1) for precision in between.precision.values())
+        assert found["pair", unit, "its cube"].spearman.value < 1
+
+
+def test_a_random_metric_has_spearman_0_and_the_precision_of_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = compared(monkeypatch)
+    n_pairs = FEATURES * (FEATURES - 1) // 2
+    for metric in ("random", "flat"):
+        assert abs(found["token", ALL, metric].spearman.value) < 0.1
+        between = found["pair", ALL, metric]
+        assert abs(between.spearman.value) < 0.15
+        for k, precision in between.precision.items():
+            assert precision.value == pytest.approx(k / n_pairs, abs=3 / (2 * k) ** 0.5)
+    assert found["pair", ALL, "flat"].precision[100].value == pytest.approx(100 / n_pairs, abs=1e-9)
+
+
+def test_every_interval_holds_its_estimate_and_where_nothing_varies_it_has_no_width(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = compared(monkeypatch)
+    for its in found.values():
+        for estimate in (its.spearman, *its.precision.values()):
+            assert estimate.low <= estimate.value <= estimate.high
+    same, random = found["token", ALL, "the index"].spearman, found["token", ALL, "random"].spearman
+    assert same.high - same.low < 1e-9
+    assert random.high - random.low > 1e-3
+
+
+def test_the_interval_of_a_mean_over_texts_is_that_of_its_standard_error() -> None:
+    of_text = torch.randn(400, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    estimate, reach = bootstrap(lambda weights: (weights @ of_text / weights.sum())[None], 400, 1000, 0)
+    assert float(estimate) == pytest.approx(float(of_text.mean()))
+    assert float(reach) == pytest.approx(1.96 * float(of_text.std()) / 20, rel=0.1)
+
+
+@pytest.mark.parametrize("active", [2, 6, 17])
+def test_the_reference_is_the_index_at_each_token_and_t2_holds_to_rounding(active: int) -> None:
+    subject, coder = tiny.subject("gpt2", torch.float32), dictionary()
+    codes, units = some_codes(active, 3), [its.unit.to(torch.float64) for its in bound_mlps(subject, coder)]
+    neurons = neurons_of(subject, coder, torch.float64)
+    at = at_tokens(codes, torch.tensor([2, 0]), neurons, units, seed=0)
+    assert at.estimated == (2 if active > 16 else 0)
+    assert at.residual_gap.max() < 1e-13
+    doubled = Codes(codes.pattern, codes.values.double())
+    for u, unit in enumerate(units):
+        features, found = token_index(doubled, 2, neurons[u], unit.W_out, ranking_tokens.ORDERS, seed=2)
+        a, b = torch.triu_indices(active, active, 1)
+        mine = at.token == 0
+        assert at.i[mine].tolist() == features[a].tolist()
+        assert at.j[mine].tolist() == features[b].tolist()
+        assert torch.allclose(at.index[u, mine], found.strength()[a, b], rtol=1e-9)
+    assert bool(at.relative_error.isfinite().all()) == (active > 16)
+
+
+def test_an_index_that_is_a_little_wrong_shows_in_the_check_of_t2(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(game: object, players: int) -> ShapleyTaylor:
+        found = exact(game, players)
+        found.pairs.mul_(1 + 1e-6)
+        return found
+
+    monkeypatch.setattr(ranking_tokens, "exact", wrong)
+    subject, coder = tiny.subject("gpt2", torch.float32), dictionary()
+    units = [its.unit.to(torch.float64) for its in bound_mlps(subject, coder)]
+    at = at_tokens(some_codes(6, 3), torch.arange(3), neurons_of(subject, coder, torch.float64), units, seed=0)
+    assert at.residual_gap.min() > 1e-9
+
+
+def test_metrics_at_a_token_are_their_definitions() -> None:
+    subject, coder = tiny.subject("gpt2", torch.float32), dictionary()
+    codes, neurons = some_codes(4, 2), neurons_of(subject, coder, torch.float64)
+    at = at_tokens(
+        codes, torch.arange(2), neurons, [its.unit.to(torch.float64) for its in bound_mlps(subject, coder)], 0
+    )
+    assert list(at.here) == list(AT_TOKEN)
+    dense = codes.dense().double()
+    for u, its in enumerate(neurons):
+        assert isinstance(its, PlainNeurons)
+        for row in range(0, len(at.token), 3):
+            f, i, j = dense[at.token[row]], int(at.i[row]), int(at.j[row])
+            p = (f[:, None] * its.pre.A).T.tolist()
+            weight = (its.loudness / len(its.loudness)).tolist()
+            charged = cancelled = alike = 0.0
+            for w, mine in zip(weight, p, strict=True):
+                dominant = max(range(FEATURES), key=lambda k: abs(mine[k]))
+                charged += w * (abs(mine[j]) * (dominant == i) + abs(mine[i]) * (dominant == j))
+                small, large = sorted((abs(mine[i]), abs(mine[j])))
+                cancelled += w * small * (mine[i] * mine[j] < 0)
+                alike += small / large / len(p)
+            expected = [charged, cancelled, alike, float(f[i] * f[j])]
+            assert [float(values[u, row]) for values in at.here.values()] == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_study_sets_every_metric_beside_the_index_at_both_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking_comparison, "DRAWS", 3)
+    tokens = texts()
+    found = study(tiny.subject("gpt2", torch.float32), dictionary(), tokens, sample=40, seen=2, seed=0)
+    assert (found.texts, found.tokens, found.sampled, found.estimated) == (6, tokens.n_kept, 40, 0)
+    assert [unit.unit for unit in found.units] == ["blocks.0.mlp", "blocks.1.mlp"]
+    assert max(unit.residual_gap for unit in found.units) < 1e-13
+    metrics = {*METRICS, *BASELINES, *AT_TOKEN}
+    for level in ("token", "pair"):
+        rows = agreement_table(found, level)
+        assert {row["metric"] for row in rows} == metrics
+        best = max(its.spearman.value for its in found.agreements if (its.level, its.unit) == (level, ALL))
+        assert rows[0]["Spearman"].startswith(f"{best:.2f}")
+    json.dumps(found.model_dump(mode="json"), allow_nan=False)
+    assert RankingStudy.model_validate_json(found.model_dump_json()) == found
+
+
+def test_the_same_seed_gives_the_same_study_and_another_one_other_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking_comparison, "DRAWS", 2)
+    subject, coder, tokens = tiny.subject("gpt2", torch.float32), dictionary(), texts()
+    first, again, other = (study(subject, coder, tokens, sample=10, seen=2, seed=seed) for seed in (0, 0, 1))
+    assert first == again
+    assert first.agreements != other.agreements
+
+
+def test_gated_mlps_have_the_metrics_that_are_defined_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking_comparison, "DRAWS", 2)
+    found = study(tiny.subject("llama", torch.float32), dictionary(), texts("llama"), sample=10, seen=2, seed=0)
+    assert {row["metric"] for row in agreement_table(found, "token")} == set(AT_TOKEN) - {"mass, here"}
+    assert max(unit.residual_gap for unit in found.units) < 1e-13
+
+
+def test_texts_without_a_pair_and_dictionaries_of_other_models_are_refused() -> None:
+    subject = tiny.subject("gpt2", torch.float32)
+    with pytest.raises(CrossproofError, match="no pair to rank"):
+        study(subject, dictionary(k=1), texts(), sample=5, seen=1, seed=0)
+    with pytest.raises(MismatchError, match="has no site"):
+        study(subject, dictionary(subject="planted"), texts(), sample=5, seen=1, seed=0)
+
+
+def test_the_command_writes_a_run_that_show_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking_comparison, "DRAWS", 2)
+    dictionary(subject="planted", width=64).save_pretrained(tmp_path / "coder")
+    out = tmp_path / "out"
+    command = ["ranking", "planted", "--coder", str(tmp_path / "coder"), "--out", str(out)]
+    assert main([*command, "--texts", "1"]) == 1
+    assert "--texts 1: give at least 2" in capsys.readouterr().err
+    assert main([*command, "--texts", "3", "--tokens", "12", "--json"]) == 0
+    found = RankingStudy.model_validate_json(capsys.readouterr().out)
+    assert found.sampled == 12
+    assert main(["show", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert all(title in printed for title in tables(found))
+    assert main([*command, "--texts", "3", "--tokens", "13"]) == 1
+    assert "tokens was 12, now 13" in capsys.readouterr().err
+
+
+def test_precision_of_the_top_is_the_share_that_both_have() -> None:
+    reference = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0])
+    assert precision_of_top(reference, torch.tensor([9.0, 1.0, 8.0, 7.0, 0.0]), 3) == pytest.approx(2 / 3)
