@@ -10,10 +10,11 @@ import torch
 
 import crossproof as xp
 from crossproof.binding import interactions as module
-from crossproof.binding.bound import neurons_of
+from crossproof.binding.bound import bound_mlps, neurons_of
 from crossproof.binding.interactions import codes_of
 from crossproof.errors import CrossproofError, MismatchError, UnsupportedModel
 from crossproof.interaction.result import measure
+from crossproof.interaction.weights import hadamard, typical_strengths
 from crossproof.subject.tokens import Tokens
 from tests.binding import coders
 from tests.subject import tiny
@@ -40,8 +41,15 @@ def test_what_is_measured_on_a_model_is_what_its_codes_and_neurons_give(monkeypa
     assert not batched.values.requires_grad
     found = xp.interactions(subject, coder, tokens)
     expected = measure(batched, neurons_of(subject, coder))
-    for table in ("pairs", "units", "neurons", "features"):
+    for table in ("units", "neurons", "features"):
         pd.testing.assert_frame_equal(getattr(found, table), getattr(expected, table))
+    pd.testing.assert_frame_equal(found.pairs.drop(columns="hadamard"), expected.pairs)
+    of_all = [
+        hadamard(mlp.unit, coder.decoder[:, mlp.site], coder.decoder_bias[mlp.site], typical_strengths(batched))
+        for mlp in bound_mlps(subject, coder)
+    ]
+    i, j = (torch.tensor(found.pairs[side].to_numpy()).long() for side in ("i", "j"))
+    torch.testing.assert_close(torch.tensor(found.pairs.hadamard.to_numpy()), sum(of_all)[i, j].detach())
     assert {"mass", "ratio"} <= set(found.pairs)
     assert subject.name in repr(found)
 

@@ -15,11 +15,14 @@ from torch import Tensor
 
 from crossproof.codes import Codes
 from crossproof.errors import BadFile, CrossproofError, MismatchError, UnsupportedModel
+from crossproof.interaction.coactive import CoActive
 from crossproof.interaction.contributions import GatedNeurons, Neurons, PlainNeurons, Table
+from crossproof.interaction.cooccurrence import cooccurrence
 from crossproof.interaction.neurons import dominance
 from crossproof.interaction.pairs import strongest_neurons
 from crossproof.interaction.result import Interactions, measure
 from crossproof.interaction.tokens import at_tokens
+from crossproof.interaction.weights import potential, typical_strengths
 from crossproof.units import ACTIVATIONS
 
 N = 5
@@ -45,6 +48,48 @@ def some(seed: int = 0, n_tokens: int = 7, n_features: int = 6, gated: bool = Fa
 def measured(seed: int = 0, **shape: int) -> Interactions:
     strengths, units = some(seed, **shape)
     return measure(Codes.from_dense(strengths), units, about="a <toy>")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_pair_says_how_often_chance_would_bring_it_together_and_how_its_strengths_go_together(seed: int) -> None:
+    f, units = some(seed, n_tokens=40)
+    rows = measure(Codes.from_dense(f), units).pairs
+    on = (f > 0).double()
+    correlation = torch.corrcoef(f.T)
+    together = cooccurrence(Codes.from_dense(f))
+    marks = {
+        (i, j): m for i, j, m in zip(*(x.tolist() for x in (together.i, together.j, together.marked)), strict=True)
+    }
+    assert len(rows)
+    for row in rows.itertuples():
+        assert row.count == int((on[:, row.i] * on[:, row.j]).sum())
+        assert row.expected == pytest.approx(float(on[:, row.i].sum() * on[:, row.j].sum()) / 40)
+        assert math.copysign(1, row.z) == math.copysign(1, row.count - row.expected) or row.z == 0
+        assert row.correlation == pytest.approx(float(correlation[row.i, row.j]))
+        assert row.marked == marks[min(row.i, row.j), max(row.i, row.j)]
+
+
+def test_pairs_never_seen_and_the_independence_of_neurons_are_made_when_asked_for_and_not_from_a_file(
+    tmp_path: Path,
+) -> None:
+    f, units = some(3, n_tokens=9, n_features=8)
+    f[:, 2] *= f[:, 5] == 0
+    found = measure(Codes.from_dense(f), units)
+    codes = Codes.from_dense(f)
+    leads = found.potential()
+    expected = potential(units, typical_strengths(codes), CoActive.of(codes))
+    assert leads.i.tolist() == expected.i.tolist()
+    assert leads.exact.tolist() == expected.exact.sum(1).tolist()
+    assert {"mass", "directed", "second"} <= set(leads)
+    assert set(zip(leads.i, leads.j, strict=True)).isdisjoint(zip(found.pairs.i, found.pairs.j, strict=True))
+    per_neuron = found.independence(bins=16, shuffles=2)
+    assert len(per_neuron) == 2 * N
+    assert per_neuron.kl_bits.ge(0).all()
+    found.save(tmp_path / "found")
+    loaded = Interactions.load(tmp_path / "found")
+    pd.testing.assert_frame_equal(loaded.pairs, found.pairs)
+    with pytest.raises(CrossproofError, match="measure again"):
+        loaded.potential()
 
 
 cases = st.tuples(st.integers(0, 2**20), st.integers(1, 6), st.integers(1, 6), st.booleans())

@@ -262,3 +262,23 @@ def test_the_command_writes_a_run_that_show_reads(
 def test_precision_of_the_top_is_the_share_that_both_have() -> None:
     reference = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0])
     assert precision_of_top(reference, torch.tensor([9.0, 1.0, 8.0, 7.0, 0.0]), 3) == pytest.approx(2 / 3)
+
+
+def test_a_text_of_weight_w_counts_as_w_such_texts_and_one_of_weight_0_not_at_all() -> None:
+    at, pair, text = synthetic()
+    ranked = torch.bincount(pair) >= 3
+    corpus = {"corpus": torch.rand(2, len(ranked), generator=torch.Generator().manual_seed(6), dtype=torch.float64)}
+    weights = torch.tensor([0.0, 2.0, 1.0, 3.0] * 5, dtype=torch.float64)
+    weighted = Comparison(at, pair, ranked, corpus, {}, text, 20)
+
+    tokens = [t for t in range(len(text)) for _ in range(int(weights[text[t]]))]
+    rows = torch.cat([(at.token == t).nonzero().flatten() for t in tokens])
+    token = torch.arange(len(tokens)).repeat_interleave(int((at.token == 0).sum()))
+    here = {name: values[:, rows] for name, values in at.here.items()}
+    copied = TokenPairs(token, at.i[rows], at.j[rows], at.index[:, rows], here, 0, at.relative_error, at.residual_gap)
+    written_out = Comparison(copied, pair[rows], ranked, corpus, {}, torch.arange(len(tokens)), len(tokens))
+    ones = torch.ones(len(tokens), dtype=torch.float64)
+    for level in ("within_tokens", "between_pairs"):
+        found = getattr(weighted, level)(weights)
+        assert torch.allclose(found, getattr(written_out, level)(ones), atol=1e-12)
+        assert not torch.allclose(found, getattr(weighted, level)(torch.ones(20, dtype=torch.float64)), atol=1e-6)

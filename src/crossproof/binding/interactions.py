@@ -7,14 +7,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from crossproof.binding.bound import neurons_of
+from crossproof.binding.bound import bound_mlps, neurons_of
 from crossproof.codes import Codes, Pattern
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.interaction import frames
+from crossproof.interaction.coactive import CoActive
 from crossproof.interaction.result import Interactions, choose_metrics, measure
 from crossproof.interaction.tokens import at_tokens
+from crossproof.interaction.weights import hadamard_of_pairs, typical_strengths
 from crossproof.progress import progress
 from crossproof.subject.subject import Subject
 from crossproof.subject.tokens import Tokens
@@ -30,15 +34,28 @@ def interactions(
 ) -> Interactions:
     """How the features interact on these tokens, in every MLP whose input the crosscoder reconstructs.
 
-    `metrics`: of directed, mass and ratio; by default all that these MLPs have (mass is for plain ones only). The codes
+    `metrics`: of METRICS; by default all that these MLPs have (mass is for plain ones only), and hadamard. The codes
     of all tokens are held: 12 bytes for each active feature of a token, twice that while they are put together.
     """
     units = neurons_of(subject, coder)
     chosen = choose_metrics(units, metrics)
     about = f"{coder.config.features:,} features at {len(coder.sites)} sites of {subject.name}"
-    found = measure(codes_of(subject, coder, tokens), units, chosen, about)
+    codes = codes_of(subject, coder, tokens)
+    found = measure(codes, units, chosen, about)
+    found.columns["hadamard"] = _hadamard(subject, coder, codes, found.coactive)
     found.reader = partial(token_interactions, subject, coder)
     return found
+
+
+def _hadamard(subject: Subject, coder: Crosscoder, codes: Codes, pairs: CoActive) -> Float[Tensor, " pair"]:
+    """Of the pairs at typical strengths, MLPs summed."""
+    strengths, directions, biases = typical_strengths(codes), coder.decoder.detach(), coder.decoder_bias.detach()
+    i, j = pairs.i.to(directions.device), pairs.j.to(directions.device)
+    found = [
+        hadamard_of_pairs(mlp.unit.to(directions.device), directions[:, mlp.site], i, j, biases[mlp.site], strengths)
+        for mlp in bound_mlps(subject, coder)
+    ]
+    return torch.stack(found).sum(0).cpu()
 
 
 def token_interactions(subject: Subject, coder: Crosscoder, text: str) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from crossproof.codes import Codes
 from crossproof.errors import MismatchError
 from crossproof.interaction.contributions import Chunk, chunks
 from crossproof.interaction.tally import DENSE_KEYS, Tally
+from crossproof.progress import progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,13 +40,15 @@ class CoActive:
         n_features = pattern.n_features
         most = int(pattern.row_starts.diff().max()) if pattern.n_rows else 0
         tally = Tally(n_features**2, pattern.features.device)
-        for chunk in chunks(codes, most):
-            slots = chunk.features.shape[1]
-            # slots are in order of their features, so that each pair comes once, the lower feature first
-            a, b = torch.triu_indices(slots, slots, 1, device=chunk.features.device)
-            keys = chunk.features[:, a] * n_features + chunk.features[:, b]
-            active = chunk.strengths > 0
-            tally.add(keys.flatten() if bool(active.all()) else keys[active[:, a] & active[:, b]])
+        with progress("pairs that fire together", pattern.n_rows, "tokens") as bar:
+            for chunk in chunks(codes, most):
+                slots = chunk.features.shape[1]
+                # slots are in order of their features, so that each pair comes once, the lower feature first
+                a, b = torch.triu_indices(slots, slots, 1, device=chunk.features.device)
+                keys = chunk.features[:, a] * n_features + chunk.features[:, b]
+                active = chunk.strengths > 0
+                tally.add(keys.flatten() if bool(active.all()) else keys[active[:, a] & active[:, b]])
+                bar(len(chunk.tokens))
         keys, count = tally.counts()
         low, high = keys // n_features, keys % n_features
         keys, order = torch.cat([keys, high * n_features + low]).sort()

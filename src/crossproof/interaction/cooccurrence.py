@@ -56,6 +56,12 @@ class CoOccurrence:
     n_tests: int
     level: float
 
+    def positions(self, i: Int[Tensor, " asked"], j: Int[Tensor, " asked"]) -> Int[Tensor, " asked"]:
+        """Where the pairs (i, j), of features that fire together, stand in the lists; the order of i and j is free."""
+        n_features = len(self.firing)
+        keys, order = (self.i * n_features + self.j).sort()
+        return order[torch.searchsorted(keys, torch.minimum(i, j) * n_features + torch.maximum(i, j))]
+
     @property
     def pmi(self) -> Float[Tensor, " pair"]:
         """Pointwise mutual information in bits, log2 of the lift count / expected."""

@@ -14,7 +14,8 @@ from crossproof.interaction.coactive import CoActive, PairSums
 from crossproof.interaction.contributions import Neurons
 from crossproof.interaction.neurons import Dominance, Dominators
 from crossproof.interaction.pairs import mean_pairwise
-from crossproof.interaction.weights import typical_strengths
+from crossproof.interaction.probabilistic import Divergence
+from crossproof.interaction.weights import SCORES, Potential, typical_strengths
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,12 +29,13 @@ def pairs(
     neuron: Int[Tensor, " first"],
     share: Float64[Tensor, " first"],
     sums: dict[str, PairSums],
+    columns: dict[str, Tensor],
 ) -> pd.DataFrame:
     """A row for each pair and unit; the first of them with the neuron that carries most."""
     import pandas as pd
 
     directed, rows = sums["directed"], len(i)
-    columns: dict[str, Any] = {
+    table: dict[str, Any] = {
         "i": i.int().numpy(),
         "j": j.int().numpy(),
         "unit": pd.Categorical.from_codes(unit.numpy(), list(names)),
@@ -47,10 +49,41 @@ def pairs(
         "count": directed.count.numpy(),
     }
     if "mass" in sums:
-        columns["mass"] = sums["mass"].mean.numpy()
+        table["mass"] = sums["mass"].mean.numpy()
     if "ratio" in sums:
-        columns["ratio"] = sums["ratio"].mean_together.numpy()
-    return pd.DataFrame(columns)
+        table["ratio"] = sums["ratio"].mean_together.numpy()
+    return pd.DataFrame(table | {name: column.numpy() for name, column in columns.items()})
+
+
+def potential(found: Potential) -> pd.DataFrame:
+    """A row for each pair: its scores in all MLPs together, and the one it is ranked by in each."""
+    import pandas as pd
+
+    of_units = getattr(found, found.by).cpu().numpy()
+    table: dict[str, Any] = {"i": found.i.int().cpu().numpy(), "j": found.j.int().cpu().numpy()}
+    table |= {kind: getattr(found, kind).sum(1).cpu().numpy() for kind in SCORES}
+    table |= {name: of_units[:, column] for column, name in enumerate(found.units)}
+    return pd.DataFrame(table)
+
+
+def independence(found: dict[str, Divergence]) -> pd.DataFrame:
+    """A row for each neuron."""
+    import pandas as pd
+
+    tables = [
+        pd.DataFrame(
+            {
+                "unit": name,
+                "neuron": range(len(its.kl)),
+                "kl_bits": its.kl.cpu().numpy(),
+                "by_chance": its.null_mean.cpu().numpy(),
+                "by_chance_sd": its.null_sd.cpu().numpy(),
+                "excess": its.excess.cpu().numpy(),
+            }
+        )
+        for name, its in found.items()
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def units(

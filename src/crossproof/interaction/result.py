@@ -22,16 +22,18 @@ from torch import Tensor
 
 from crossproof.codes import Codes
 from crossproof.errors import CrossproofError, nearest
-from crossproof.interaction import frames, result_files, result_view
+from crossproof.interaction import frames, probabilistic, result_files, result_view, weights
 from crossproof.interaction.coactive import CoActive, PairSums
 from crossproof.interaction.contributions import Neurons, PlainNeurons
+from crossproof.interaction.cooccurrence import cooccurrence
 from crossproof.interaction.neurons import dominance
 from crossproof.interaction.pairs import MassSums, directed, mass, ratio, strongest_neurons
+from crossproof.interaction.weights import Score
 
 if TYPE_CHECKING:
     import pandas as pd
 
-METRICS = ("directed", "mass", "ratio")
+METRICS = ("directed", "mass", "ratio", "chance", "correlation")
 LOOKED_AT = 1_000
 """For how many of the first rows of the ranking the neuron that carries most is looked for."""
 
@@ -48,12 +50,16 @@ class Interactions:
     unit_names: tuple[str, ...]
     coactive: CoActive
     sums: dict[str, list[PairSums]]
-    """For each metric, a table for each MLP."""
+    """Of directed, mass and ratio, what was measured: a table for each MLP."""
+    columns: dict[str, Tensor]
+    """What is known of each pair of `coactive` whatever the MLP: co-occurrence against chance, correlation, …"""
     units: pd.DataFrame
     neurons: pd.DataFrame
     features: pd.DataFrame
     find_carriers: Callable[[Tensor, Tensor, Tensor], Carriers]
     """From i, j and unit of the first rows."""
+    measured_on: tuple[Codes, Sequence[Neurons]] | None = None
+    """Codes and neurons, for what is only made when it is asked for; not kept in files."""
     reader: Callable[[str], pd.DataFrame] | None = None
     """How to measure a text's tokens; not kept in files, which hold no model."""
 
@@ -76,6 +82,20 @@ class Interactions:
             neuron=neuron[:top],
             share=share[:top],
             sums={metric: self._rows(metric, order) for metric in self.sums},
+            columns={name: column[order // self._n_units] for name, column in self.columns.items()},
+        )
+
+    def potential(self, top: int = 100, by: Score = "exact") -> pd.DataFrame:
+        """Pairs that never fire together, by what they would do if they did: leads for adversarial inputs."""
+        codes, units = self._evidence()
+        coactive = CoActive.of(codes)
+        return frames.potential(weights.potential(units, weights.typical_strengths(codes), coactive, by, top))
+
+    def independence(self, bins: int = 256, shuffles: int = 5, seed: int = 0) -> pd.DataFrame:
+        """For each neuron, how far its pre-activation is from what independent features would give, in bits."""
+        codes, units = self._evidence()
+        return frames.independence(
+            {unit.name: probabilistic.independence_kl(codes, unit, bins, shuffles, seed) for unit in units}
         )
 
     def tokens(self, text: str) -> pd.DataFrame:
@@ -146,6 +166,14 @@ class Interactions:
         """Read what `save` wrote, or the folder of a run that measured interactions."""
         return cls(**result_files.load(Path(folder)))
 
+    def _evidence(self) -> tuple[Codes, Sequence[Neurons]]:
+        if self.measured_on is None:
+            raise CrossproofError(
+                "these interactions came from a file, which holds neither codes nor weights: measure again with "
+                "crossproof.interactions(subject, coder, tokens)"
+            )
+        return self.measured_on
+
     # -- the ranking -----------------------------------------------------------------------------------------------
 
     @property
@@ -175,8 +203,8 @@ def measure(
 ) -> Interactions:
     """Everything about the pairs of features that are active together on these tokens, in these MLPs.
 
-    `metrics`: of directed, mass and ratio; the directed one is always there, for the ranking. By default all that the
-    MLPs have: mass is for plain ones only.
+    `metrics`: of METRICS; the directed one is always there, for the ranking. By default all that the MLPs have: mass is
+    for plain ones only.
     """
     chosen = choose_metrics(units, metrics)
     if codes.pattern.n_rows == 0:
@@ -202,11 +230,24 @@ def measure(
         unit_names=tuple(unit.name for unit in units),
         coactive=_on_cpu(coactive),
         sums={metric: [_on_cpu(its) for its in sums] for metric, sums in measured.items()},
+        columns={name: column.cpu() for name, column in _columns(codes, coactive, chosen).items()},
         units=frames.units(units, dominated, measured["directed"], coactive),
         neurons=frames.neurons(units, dominated),
         features=frames.features(codes, measured["directed"], bias, coactive),
         find_carriers=carriers,
+        measured_on=(codes, units),
     )
+
+
+def _columns(codes: Codes, coactive: CoActive, chosen: Sequence[str]) -> dict[str, Tensor]:
+    columns: dict[str, Tensor] = {}
+    if "chance" in chosen:
+        found = cooccurrence(codes)
+        where = found.positions(coactive.i, coactive.j)
+        columns = {"expected": found.expected[where], "z": found.z[where], "marked": found.marked[where]}
+    if "correlation" in chosen:
+        columns["correlation"] = probabilistic.gaussian_correlation(codes)[coactive.i, coactive.j]
+    return columns
 
 
 def choose_metrics(units: Sequence[Neurons], metrics: Sequence[str] | None) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """Interactions on disk: a folder with a description, the sums and the tables. No model is in it.
 
     interactions.json     what was measured, and a hash of every other file
-    sums.safetensors      i, j, count, firing; for each metric its totals and squares, unit × pair; the top's neurons
+    sums.safetensors      i, j, count, firing; for each metric its totals and squares, unit × pair; the
+                          columns of pairs; the neurons of the first rows
     units, neurons, features, pairs .parquet
 
 The table of pairs is there for other programs: it is made again from the sums when it is asked for.
@@ -41,6 +42,7 @@ class Description(BaseModel):
     about: str
     unit_names: tuple[str, ...]
     metrics: tuple[str, ...]
+    columns: tuple[str, ...]
     n_features: int
     n_tokens: int
     files: dict[str, str]
@@ -59,6 +61,7 @@ def save(found: Interactions, folder: Path) -> None:
     for metric, sums in found.sums.items():
         tensors[f"{metric}.total"] = torch.stack([its.total for its in sums])
         tensors[f"{metric}.squares"] = torch.stack([its.squares for its in sums])
+    tensors |= {f"column.{name}": column for name, column in found.columns.items()}
     with replace_folder(folder) as new:
         write_safetensors(new / SUMS, tensors)
         for name in TABLES:
@@ -67,6 +70,7 @@ def save(found: Interactions, folder: Path) -> None:
             about=found.about,
             unit_names=found.unit_names,
             metrics=tuple(found.sums),
+            columns=tuple(found.columns),
             n_features=coactive.n_features,
             n_tokens=coactive.n_tokens,
             files={name: _hash_of_file(new / name) for name in FILES},
@@ -103,6 +107,7 @@ def load(given: Path) -> dict[str, Any]:
         "unit_names": description.unit_names,
         "coactive": coactive,
         "sums": {metric: sums(metric) for metric in description.metrics},
+        "columns": {name: tensors[f"column.{name}"] for name in description.columns},
         "find_carriers": carriers,
         **tables,
     }

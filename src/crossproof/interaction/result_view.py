@@ -47,6 +47,11 @@ class PairSummary(BaseModel):
     count: int
     mass: float | None = None
     ratio: float | None = None
+    expected: float | None = None
+    z: float | None = None
+    marked: int | None = None
+    correlation: float | None = None
+    hadamard: float | None = None
 
 
 class Summary(BaseModel):
@@ -145,9 +150,18 @@ _STYLE = """<style>
 
 def _facts(found: Interactions) -> list[str]:
     coactive = found.coactive
+    marked = found.columns.get("marked")
+    against_chance = (
+        ""
+        if marked is None
+        else (
+            f" · {float((marked > 0).double().mean()):.0%} of them more often than by chance, "
+            f"{float((marked < 0).double().mean()):.0%} less often"
+        )
+    )
     return [
         f"{coactive.n_tokens:,} tokens · {found.alive:,} of {coactive.n_features:,} features alive · "
-        f"{len(coactive):,} ordered pairs active together · MLPs: {len(found.unit_names)}",
+        f"{len(coactive):,} ordered pairs active together{against_chance} · MLPs: {len(found.unit_names)}",
         f"dominant share {_number(found.dominant_share)} · mean pairwise interaction {_number(found.mean_pairwise)} "
         f"({_number(found.mean_pairwise_alive)} over pairs of living features)",
     ]
