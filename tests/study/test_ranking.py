@@ -31,13 +31,15 @@ from crossproof.subject.tokens import Tokens
 from tests.subject import tiny
 
 FEATURES = 24
+FEW = 9
+"""Where a study takes divergences of all pairs."""
 
 
-def dictionary(k: int = 4, family_sites: int = 2, subject: str = "tiny", width: int = tiny.WIDTH) -> Crosscoder:
-    """Of the inputs of the first MLPs."""
+def dictionary(k: int = 4, subject: str = "tiny", width: int = tiny.WIDTH, features: int = FEATURES) -> Crosscoder:
+    """Of the inputs of the first two MLPs."""
     hook = "hook_mlp_in" if subject == "planted" else "ln2.hook_normalized"
-    sites = tuple(Site(subject=subject, hook=f"blocks.{block}.{hook}") for block in range(family_sites))
-    coder = Crosscoder(CrosscoderConfig(sites=sites, width=width, features=FEATURES, activation="topk", k=k))
+    sites = tuple(Site(subject=subject, hook=f"blocks.{block}.{hook}") for block in range(2))
+    coder = Crosscoder(CrosscoderConfig(sites=sites, width=width, features=features, activation="topk", k=k))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in coder.parameters():
@@ -203,7 +205,7 @@ def test_metrics_at_a_token_are_their_definitions() -> None:
 def test_the_study_sets_every_metric_beside_the_index_at_both_levels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranking_comparison, "DRAWS", 3)
     tokens = texts()
-    found = study(tiny.subject("gpt2", torch.float32), dictionary(), tokens, sample=40, seen=2, seed=0)
+    found = study(tiny.subject("gpt2", torch.float32), dictionary(features=FEW), tokens, sample=40, seen=2, seed=0)
     assert (found.texts, found.tokens, found.sampled, found.estimated) == (6, tokens.n_kept, 40, 0)
     assert [unit.unit for unit in found.units] == ["blocks.0.mlp", "blocks.1.mlp"]
     assert max(unit.residual_gap for unit in found.units) < 1e-13
@@ -219,7 +221,7 @@ def test_the_study_sets_every_metric_beside_the_index_at_both_levels(monkeypatch
 
 def test_the_same_seed_gives_the_same_study_and_another_one_other_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranking_comparison, "DRAWS", 2)
-    subject, coder, tokens = tiny.subject("gpt2", torch.float32), dictionary(), texts()
+    subject, coder, tokens = tiny.subject("gpt2", torch.float32), dictionary(features=FEW), texts()
     first, again, other = (study(subject, coder, tokens, sample=10, seen=2, seed=seed) for seed in (0, 0, 1))
     assert first == again
     assert first.agreements != other.agreements
@@ -244,7 +246,7 @@ def test_the_command_writes_a_run_that_show_reads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ranking_comparison, "DRAWS", 2)
-    dictionary(subject="planted", width=64).save_pretrained(tmp_path / "coder")
+    dictionary(subject="planted", width=64, features=FEW).save_pretrained(tmp_path / "coder")
     out = tmp_path / "out"
     command = ["ranking", "planted", "--coder", str(tmp_path / "coder"), "--out", str(out)]
     assert main([*command, "--texts", "1"]) == 1

@@ -19,7 +19,7 @@ from crossproof.units import MLP, GatedMLP
 class PenaltyTerm(nn.Module):
     """The penalty of some MLPs, each fed by a site of the crosscoder, with gradients to decoder and encoder.
 
-    As an `nn.Module` it has its state in checkpoints: the count of draws and the running means.
+    As an `nn.Module` it has its state in checkpoints: the count of draws and the denominators.
     """
 
     name = "penalty"
