@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossproof import codes as codes_module
-from crossproof.codes import Codes, Pattern, decode, encoded_values
+from crossproof.codes import Codes, Pattern, decode, decode_and_read, encoded_values
 
 
 def random_pattern(rows: int, features: int, density: float, seed: int) -> Pattern:
@@ -102,3 +104,25 @@ def test_l0_and_firing_counts_ignore_entries_that_are_zero() -> None:
     codes = Codes(pattern, torch.tensor([1.0, 0.0, 2.0]))
     assert float(codes.l0) == 1.0
     assert codes.firing_counts().tolist() == [2, 0, 0]
+
+
+@settings(deadline=None, max_examples=40)
+@given(patterns, st.booleans(), st.booleans())
+def test_columns_that_are_read_beside_the_product_have_their_gradient_in_its_own(
+    pattern: Pattern, product_used: bool, second_used: bool
+) -> None:
+    torch.manual_seed(0)
+    W = torch.randn(pattern.n_features, 6, dtype=torch.float64, requires_grad=True)
+    values = torch.rand(pattern.n_entries, dtype=torch.float64, requires_grad=True)
+    columns = [slice(0, 2), slice(4, 6)]
+
+    def loss(product: torch.Tensor, read: Sequence[torch.Tensor]) -> torch.Tensor:
+        total = (read[0] ** 2).sum() + values.sum()
+        if product_used:
+            total = total + (product**2).sum()
+        return total + (read[1] ** 3).sum() if second_used else total
+
+    ours = torch.autograd.grad(loss(*decode_and_read(Codes(pattern, values), W, None, columns)), [W, values])
+    plain = torch.autograd.grad(loss(pattern.dense(values) @ W, [W[:, some] for some in columns]), [W, values])
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a, b)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from crossproof.binding.config import PenalisedTrainConfig
     from crossproof.crosscoder.evaluate import Evaluation
     from crossproof.interaction.result_view import Summary
-    from crossproof.study.ground_truth_results import GroundTruthStudy
-    from crossproof.study.ranking_results import RankingStudy
+    from crossproof.study.ground_truth.results import GroundTruthStudy
+    from crossproof.study.ranking.results import RankingStudy
 
 OUT_OF_MEMORY = "out of memory; lower --buffer-tokens first, then --harvest-texts, then --batch-tokens"
 
@@ -54,11 +54,11 @@ def show(folder: Annotated[Path, tyro.conf.Positional]) -> Outcome:
     from crossproof import runs
 
     if runs.read(folder).kind == "ground-truth":
-        from crossproof.study.ground_truth_results import GroundTruthStudy
+        from crossproof.study.ground_truth.results import GroundTruthStudy
 
         return _ground_truth(runs.read_results(folder, GroundTruthStudy))
     if runs.read(folder).kind == "ranking":
-        from crossproof.study.ranking_results import RankingStudy
+        from crossproof.study.ranking.results import RankingStudy
 
         return _ranking(runs.read_results(folder, RankingStudy))
     if runs.read(folder).kind == "interactions":
@@ -149,7 +149,7 @@ def ground_truth(out: Path, seeds: int = 5) -> Outcome:
         out: The run folder. An unfinished run found there is resumed.
         seeds: How many dictionaries to learn, and on how many sets of tokens to score.
     """
-    from crossproof.study.ground_truth import GroundTruthConfig, run
+    from crossproof.study.ground_truth.study import GroundTruthConfig, run
 
     if seeds < 1:
         raise CrossproofError(f"seeds: {seeds}, but at least 1 dictionary is needed")
@@ -178,7 +178,7 @@ def ranking(
         data: Where the texts come from, a .txt or .jsonl file. Zoo models bring their own.
         seed: Draws the tokens, the random metric and the bootstrap.
     """
-    from crossproof.study.ranking import RankingConfig, run
+    from crossproof.study.ranking.study import RankingConfig, run
 
     for option, value, least in (("texts", texts, 2), ("tokens", tokens, 1), ("seen", seen, 1), ("seed", seed, 0)):
         if value < least:
@@ -330,14 +330,14 @@ def _interactions(found: Summary) -> Outcome:
 
 
 def _ground_truth(found: GroundTruthStudy) -> Outcome:
-    from crossproof.study.ground_truth_results import tables, verdicts
+    from crossproof.study.ground_truth.results import tables, verdicts
 
     shown = [_table(title, rows) for title, rows in tables(found).items()]
     return Outcome(found.model_dump(mode="json"), (*shown, *verdicts(found)))
 
 
 def _ranking(found: RankingStudy) -> Outcome:
-    from crossproof.study.ranking_results import summary, tables
+    from crossproof.study.ranking.results import summary, tables
 
     shown = [_table(title, rows) for title, rows in tables(found).items()]
     return Outcome(found.model_dump(mode="json"), (*shown, summary(found)))

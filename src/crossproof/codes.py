@@ -14,6 +14,7 @@ Only the encoder product x @ W_encᵀ has to be dense, because selection looks a
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -135,10 +136,25 @@ def decode(
     codes: Codes, W_dec: Float[Tensor, "feature outputs"], b_dec: Float[Tensor, "outputs"] | None
 ) -> Float[Tensor, "row outputs"]:
     """codes @ W_dec + b_dec, with gradients to the codes' values, W_dec and b_dec."""
+    return decode_and_read(codes, W_dec, b_dec, ())[0]
+
+
+def decode_and_read(
+    codes: Codes,
+    W_dec: Float[Tensor, "feature outputs"],
+    b_dec: Float[Tensor, "outputs"] | None,
+    columns: Sequence[slice],
+) -> tuple[Float[Tensor, "row outputs"], tuple[Float[Tensor, "feature read"], ...]]:
+    """`decode`, and some columns of W_dec for other uses, whose gradients join that of the product.
+
+    Plain slices would each have a gradient as large as W_dec, mostly zeros, and adding those up takes longer than the
+    product that they are added to.
+    """
     pattern = codes.pattern
     if pattern.is_dense:
         dense = codes.dense()
-        return dense @ W_dec if b_dec is None else torch.addmm(b_dec, dense, W_dec)
+        product = dense @ W_dec if b_dec is None else torch.addmm(b_dec, dense, W_dec)
+        return product, tuple(W_dec[:, some] for some in columns)
     values = codes.values.to(W_dec.dtype)
     out = F.embedding_bag(
         pattern.features,
@@ -150,8 +166,8 @@ def decode(
     )
     if b_dec is not None:
         out += b_dec  # in place: a copy of a whole batch costs more than the lookup that made it
-    with_gradient: Tensor = _AddDecoderGradient.apply(out, W_dec, values.detach(), pattern)  # type: ignore[no-untyped-call]
-    return with_gradient
+    with_gradient, *read = _AddDecoderGradient.apply(out, W_dec, values.detach(), pattern, columns)  # type: ignore[no-untyped-call]
+    return with_gradient, tuple(read)
 
 
 class _EncodedValues(torch.autograd.Function):
@@ -180,24 +196,35 @@ class _EncodedValues(torch.autograd.Function):
 
 
 class _AddDecoderGradient(torch.autograd.Function):
-    """The identity on a reconstruction; its backward adds the gradient of W_dec.
+    """The identity on a reconstruction, and columns of W_dec; its backward adds the gradient of W_dec.
 
     embedding_bag's own weight gradient is several times slower than the sparse product used here, so embedding_bag sees
     a detached W_dec and supplies the gradient of the values alone.
     """
 
     @staticmethod
-    def forward(ctx: Any, out: Tensor, W_dec: Tensor, values: Tensor, pattern: Pattern) -> Tensor:
+    def forward(
+        ctx: Any, out: Tensor, W_dec: Tensor, values: Tensor, pattern: Pattern, columns: Sequence[slice]
+    ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(values)
-        ctx.pattern = pattern
-        return out.view_as(out)
+        ctx.pattern, ctx.columns, ctx.outputs = pattern, columns, W_dec.shape[1]
+        ctx.set_materialize_grads(False)
+        return out.view_as(out), *(W_dec[:, some].clone() for some in columns)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, *of_read: Tensor | None) -> tuple[Tensor | None, ...]:
         (values,) = ctx.saved_tensors
-        to_W = _transposed_product(ctx.pattern, values, grad) if ctx.needs_input_grad[1] else None
-        return grad, to_W, None, None
+        to_W = None
+        if ctx.needs_input_grad[1]:
+            if grad is None:  # the product was not used, what was read was
+                to_W = values.new_zeros(ctx.pattern.n_features, ctx.outputs)
+            else:
+                to_W = _transposed_product(ctx.pattern, values, grad)
+            for some, its in zip(ctx.columns, of_read, strict=True):
+                if its is not None:
+                    to_W[:, some] += its
+        return grad, to_W, None, None, None
 
 
 def _transposed_product(

@@ -61,7 +61,8 @@ def batch_of(coder: Crosscoder, raw: Tensor, progress: float = 1.0) -> Batch:
     x = coder.scaled(raw)
     encoding = coder.encode_batch(x)
     nobody = torch.zeros(coder.config.features, dtype=torch.bool)
-    return Batch(coder, x, encoding, coder.decode_scaled(encoding.codes), nobody, progress)
+    reconstruction, written = coder.decode_and_read(encoding.codes, range(len(coder.sites)))
+    return Batch(coder, x, encoding, reconstruction, nobody, progress, written)
 
 
 def term(**settings: object) -> PenaltyTerm:

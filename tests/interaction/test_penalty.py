@@ -339,3 +339,19 @@ def test_input_that_does_not_fit_is_refused_with_the_tensor_and_the_axis() -> No
         penalty(f.masked_fill(f == 0, torch.nan), [d, e])
     with pytest.raises(MismatchError, match=r"\[token, feature\]"):
         penalty(f[None], [d, e])
+
+
+@pytest.mark.parametrize("form", ["dominant", "mass", "additive"])
+def test_features_that_are_off_in_a_batch_cost_nothing_and_change_nothing(form: str) -> None:
+    f, (d,) = batch(0, 6, 0.7, 1)
+    where = torch.tensor([1, 30, 31, 64, 99])
+    wide, far = torch.zeros(6, 100).double(), torch.randn(100, D).double()
+    wide[:, where], far[where] = f, d
+    penalty = InteractionPenalty([make_mlp(0, activation="gelu")], form=form)
+    far.requires_grad_()
+    value, (gradient,) = value_and_gradients(lambda: penalty(wide, [far]), [far])
+    d.requires_grad_()
+    expected, (narrow,) = value_and_gradients(lambda: penalty(f, [d]), [d])
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradient[where], narrow)
+    assert int(gradient.any(1).sum()) <= 5

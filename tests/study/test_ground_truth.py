@@ -13,9 +13,7 @@ from crossproof.cli import main
 from crossproof.crosscoder.config import CrosscoderConfig
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.study import metrics
-from crossproof.study.ground_truth import GroundTruthConfig, run
-from crossproof.study.ground_truth_results import OTHERS, REFERENCE, GroundTruthStudy
-from crossproof.study.planted_dictionaries import (
+from crossproof.study.ground_truth.dictionaries import (
     INDISTINCT,
     activations,
     learned_shape,
@@ -23,7 +21,9 @@ from crossproof.study.planted_dictionaries import (
     tokens_of,
     true_dictionary,
 )
-from crossproof.study.planted_scores import BlockScores, score_block
+from crossproof.study.ground_truth.results import OTHERS, REFERENCE, GroundTruthStudy
+from crossproof.study.ground_truth.scores import BlockScores, score_block
+from crossproof.study.ground_truth.study import GroundTruthConfig, run
 from crossproof.study.retrieval import precision_at
 from crossproof.subject.zoo.planted import build_planted
 from crossproof.subject.zoo.planted_model import PlantedModel

@@ -20,13 +20,14 @@ from crossproof.errors import CrossproofError, MismatchError
 from crossproof.interaction.contributions import PlainNeurons
 from crossproof.interaction.games import token_index
 from crossproof.interaction.shapley import ShapleyTaylor, exact
-from crossproof.study import ranking_comparison, ranking_tokens
-from crossproof.study.agreement import bootstrap, precision_of_top, spearman
 from crossproof.study.metrics import BASELINES, METRICS
-from crossproof.study.ranking import study
-from crossproof.study.ranking_comparison import TOPS, Comparison
-from crossproof.study.ranking_results import ALL, Agreement, RankingStudy, agreement_table, tables
-from crossproof.study.ranking_tokens import AT_TOKEN, TokenPairs, at_tokens
+from crossproof.study.ranking import comparison as ranking_comparison
+from crossproof.study.ranking import tokens as ranking_tokens
+from crossproof.study.ranking.agreement import bootstrap, precision_of_top, spearman
+from crossproof.study.ranking.comparison import TOPS, Comparison
+from crossproof.study.ranking.results import ALL, Agreement, RankingStudy, agreement_table, tables
+from crossproof.study.ranking.study import study
+from crossproof.study.ranking.tokens import AT_TOKEN, TokenPairs, at_tokens
 from crossproof.subject.tokens import Tokens
 from tests.subject import tiny
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -34,8 +33,7 @@ class PenaltyTerm(nn.Module):
             units, config.form, config.q, config.scaling, config.weighted, config.neurons, seed
         )
         self.penalty = penalty if config.control == "none" else Matched(penalty, Control(config.control, units))
-        self.sites: Tensor
-        self.register_buffer("sites", torch.tensor(sites, device=units[0].W_in.device), persistent=False)
+        self.reads = tuple(sites)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -43,13 +41,13 @@ class PenaltyTerm(nn.Module):
         return self.config.model_dump(mode="json")
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
-        coder = batch.coder
-        by_site = (len(coder.sites), coder.config.width)
-        scale = coder.scale[self.sites][:, None]
-        # One selection of all sites: one for each would make as many gradients of the size of W_dec.
-        directions = coder.W_dec.unflatten(1, by_site).index_select(1, self.sites) / scale
-        biases = coder.b_dec.unflatten(0, by_site).index_select(0, self.sites) / scale
-        arguments: list[Any] = [batch.encoding.codes, directions.unbind(1), biases.unbind(0)]
+        coder, scales = batch.coder, batch.coder.scale
+        b_dec = coder.b_dec.unflatten(0, (len(coder.sites), coder.config.width))
+        arguments: list[Any] = [
+            batch.encoding.codes,
+            [batch.written[site] / scales[site] for site in self.reads],
+            [b_dec[site] / scales[site] for site in self.reads],
+        ]
         if isinstance(self.penalty, Matched):
             arguments.append(Reconstruction()(batch) if self.config.control == "reconstruction" else None)
         value: Tensor = self.penalty(*arguments)

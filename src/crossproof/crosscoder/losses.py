@@ -9,7 +9,7 @@ library is to be read against that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -33,6 +33,8 @@ class Batch:
     """Features that have not fired for a long time."""
     progress: float
     """How far training is, from 0 to 1."""
+    written: dict[int, Float[Tensor, "feature width"]] = field(default_factory=dict)
+    """What features write, scaled, at the sites that a term's `reads` names."""
 
 
 @runtime_checkable

@@ -12,6 +12,7 @@ reads whole rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossproof.codes import Codes, Pattern, decode, encoded_values
+from crossproof.codes import Codes, Pattern, decode, decode_and_read, encoded_values
 from crossproof.crosscoder import selection
 from crossproof.crosscoder.config import CrosscoderConfig
 from crossproof.errors import CrossproofError, MismatchError
@@ -111,6 +112,18 @@ class Crosscoder(nn.Module):
     def decode_scaled(self, codes: Codes) -> Float[Tensor, "row site_width"]:
         """The reconstruction in the scaled units of training, all sites side by side."""
         return decode(codes, self.W_dec, self.b_dec)
+
+    def decode_and_read(
+        self, codes: Codes, sites: Sequence[int]
+    ) -> tuple[Float[Tensor, "row site_width"], dict[int, Float[Tensor, "feature width"]]]:
+        """`decode_scaled`, and what features write at some sites, scaled: their gradients join the reconstruction's."""
+        columns = [self._columns(site) for site in sites]
+        reconstruction, read = decode_and_read(codes, self.W_dec, self.b_dec, columns)
+        return reconstruction, dict(zip(sites, read, strict=True))
+
+    def _columns(self, site: int) -> slice:
+        """Of W_enc, W_dec and b_dec."""
+        return slice(site * self.config.width, (site + 1) * self.config.width)
 
     def forward(self, activations: Float[Tensor, "row site width"]) -> Float[Tensor, "row site width"]:
         return self.decode(self.encode(activations))

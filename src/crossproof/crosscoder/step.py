@@ -38,6 +38,7 @@ class Training:
         for name in names:
             if names.count(name) > 1 or name in RESERVED:
                 raise CrossproofError(f"two columns of metrics.jsonl would be called {name!r}; rename a loss term")
+        self.reads = sorted({site for term in self.terms for site in getattr(term, "reads", ())})
         if not self.coder.b_enc.is_cuda:
             keep_freed_memory()
         self._scaled = self.coder.b_enc.new_empty(0)
@@ -55,13 +56,15 @@ class Training:
             self._scaled = coder.b_enc.new_empty(activations.shape)
         x = coder.scaled(activations.to(coder.b_enc.device), out=self._scaled)
         encoding = coder.encode_batch(x, config.threshold_momentum, config.bf16)
+        reconstruction, written = coder.decode_and_read(encoding.codes, self.reads)
         batch = Batch(
             coder=coder,
             x=x,
             encoding=encoding,
-            reconstruction=coder.decode_scaled(encoding.codes),
+            reconstruction=reconstruction,
             dead=self.tokens_since_fired >= config.dead_after,
             progress=self.step / config.steps,
+            written=written,
         )
         losses = {term.name: term(batch) for term in self.terms}
         loss = torch.stack(list(losses.values())).sum()

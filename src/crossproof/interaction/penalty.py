@@ -31,7 +31,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from crossproof.codes import Codes, check_features, decode
+from crossproof.codes import Codes, Pattern, check_features, decode
 from crossproof.errors import CrossproofError, MismatchError, UnsupportedModel
 from crossproof.interaction.contributions import PlainNeurons, Table, check_codes
 from crossproof.interaction.dominant_kernel import Size, cut, dominant_penalty
@@ -106,6 +106,7 @@ class InteractionPenalty(nn.Module):
         else:
             codes = Codes.from_dense(features)
         self._check_inputs(codes, directions, biases)
+        codes, directions = _only_active(codes, directions)
         batch = _Batch(codes)
         exact = self.fraction == 1 or not self.training
         look = self.scaling == "relative" and int(self.draws) % LOOK == 0
@@ -247,12 +248,21 @@ class _Layer(nn.Module):
             return _Neurons(self.W, self.b, self.loudness, self.weight, self.activation)
         chosen = chosen.to(self.W.device)
         weight = None if self.weight is None else self.weight[chosen]
-        return _Neurons(self.W[:, chosen], self.b[chosen], self.loudness[chosen], weight, self.activation)
+        return _Neurons(self.W.index_select(1, chosen), self.b[chosen], self.loudness[chosen], weight, self.activation)
 
 
 def _weights(unit: MLP | GatedMLP) -> list[tuple[Tensor, Tensor]]:
     value = (unit.W_in, unit.b_in)
     return [value] if isinstance(unit, MLP) else [(unit.W_gate, unit.b_gate), value]
+
+
+def _only_active(codes: Codes, directions: Sequence[Tensor]) -> tuple[Codes, Sequence[Tensor]]:
+    """The same with features alone that are active in the batch: of a large dictionary, few are, and only they cost."""
+    active, place = codes.pattern.features.unique(return_inverse=True)
+    if not 0 < len(active) < codes.pattern.n_features:
+        return codes, directions
+    pattern = Pattern(place, codes.pattern.row_starts, len(active))
+    return Codes(pattern, codes.values), [at.index_select(0, active) for at in directions]
 
 
 def _total(codes: Codes, A: Float[Tensor, "feature neuron"], neurons: _Neurons) -> Float[Tensor, ""]:

@@ -257,7 +257,7 @@ def _mean(values: Iterable[float | None]) -> float:
 
 
 def main() -> None:
-    """`python -m crossproof.study.ground_truth_results FOLDER` prints the page of a run."""
+    """`python -m crossproof.study.ground_truth.results FOLDER` prints the page of a run."""
     print(page(read_results(Path(sys.argv[1]), GroundTruthStudy)))
 
 

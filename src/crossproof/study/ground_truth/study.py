@@ -1,8 +1,8 @@
 """How well each metric finds the interactions that were planted, with the true dictionary and with learned ones.
 
 Every pair of features that fire, that a block's MLP reads and of which the truth is known gets a score from every
-metric (`planted_scores.py`). The planted interacting pairs are to stand at the top. The reference is the
-Shapley-Taylor index itself. What comes out, and its tables, is in `ground_truth_results.py`.
+metric (`scores.py`). The planted interacting pairs are to stand at the top. The reference is the
+Shapley-Taylor index itself. What comes out, and its tables, is in `results.py`.
 
 run.json  learned/<seed>/{checkpoint/, crosscoder/, metrics.jsonl}  results.json
 """
@@ -20,7 +20,15 @@ from pydantic import Field
 from crossproof import runs
 from crossproof.crosscoder.config import Count, FitConfig, Strict
 from crossproof.progress import progress
-from crossproof.study.ground_truth_results import (
+from crossproof.study.ground_truth.dictionaries import (
+    PlantedDictionary,
+    learned_shape,
+    matched,
+    tokens_of,
+    train_dictionary,
+    true_dictionary,
+)
+from crossproof.study.ground_truth.results import (
     DictionaryName,
     GroundTruthStudy,
     KindScore,
@@ -29,15 +37,7 @@ from crossproof.study.ground_truth_results import (
     merged,
     summarised,
 )
-from crossproof.study.planted_dictionaries import (
-    PlantedDictionary,
-    learned_shape,
-    matched,
-    tokens_of,
-    train_dictionary,
-    true_dictionary,
-)
-from crossproof.study.planted_scores import score_block
+from crossproof.study.ground_truth.scores import score_block
 from crossproof.subject.zoo.planted import POSITIONS, build_planted
 
 KIND = "ground-truth"

@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from crossproof.progress import progress
-from crossproof.study.agreement import bootstrap, precision_of_top, spearman
-from crossproof.study.ranking_results import ALL, Agreement, Estimate, Level
-from crossproof.study.ranking_tokens import TokenPairs
+from crossproof.study.ranking.agreement import bootstrap, precision_of_top, spearman
+from crossproof.study.ranking.results import ALL, Agreement, Estimate, Level
+from crossproof.study.ranking.tokens import TokenPairs
 
 TOPS = (20, 50, 100)
 """k of precision at k."""

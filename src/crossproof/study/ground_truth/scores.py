@@ -13,9 +13,9 @@ from crossproof.interaction.coactive import CoActive
 from crossproof.interaction.contributions import PlainNeurons
 from crossproof.interaction.games import token_index
 from crossproof.progress import progress
-from crossproof.study.ground_truth_results import OTHERS, REFERENCE, DictionaryName, KindScore, Score
+from crossproof.study.ground_truth.dictionaries import INDISTINCT, PlantedDictionary
+from crossproof.study.ground_truth.results import OTHERS, REFERENCE, DictionaryName, KindScore, Score
 from crossproof.study.metrics import pair_scores
-from crossproof.study.planted_dictionaries import INDISTINCT, PlantedDictionary
 from crossproof.study.retrieval import auroc, average_precision, percentile, precision_at
 from crossproof.subject.zoo.planted_model import PlantedModel
 from crossproof.subject.zoo.planted_truth import Pair

@@ -21,7 +21,7 @@ from crossproof.crosscoder.initialise import initialise
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.crosscoder.store import IN_RUN
 from crossproof.interaction.contributions import PlainNeurons, Table, contributions
-from crossproof.study.ground_truth_results import Learned
+from crossproof.study.ground_truth.results import Learned
 from crossproof.subject.tokens import Tokens
 from crossproof.subject.zoo.planted import POSITIONS, planted_source
 from crossproof.subject.zoo.planted_model import PlantedModel

@@ -1,7 +1,7 @@
 """How well each metric ranks pairs of features as the Shapley-Taylor index does, in the MLPs of a real model.
 
 At sampled tokens of held-out texts the index of every pair of active features is computed, exact for up to 16 features
-(`ranking_tokens.py`). Each metric is set beside it twice: among the pairs of one token, and among all pairs that are
+(`tokens.py`). Each metric is set beside it twice: among the pairs of one token, and among all pairs that are
 seen often enough, by the mean of their index over the tokens where they are. The metrics of `metrics.py` look at all
 tokens of the texts; those named "here" look at the sampled tokens alone, as the index does.
 
@@ -29,9 +29,9 @@ from crossproof.interaction.contributions import PlainNeurons
 from crossproof.interaction.probabilistic import pair_kl
 from crossproof.progress import progress
 from crossproof.study.metrics import MOST_KL_PAIRS, pair_scores
-from crossproof.study.ranking_comparison import Comparison
-from crossproof.study.ranking_results import RankingStudy, UnitRecord
-from crossproof.study.ranking_tokens import at_tokens
+from crossproof.study.ranking.comparison import Comparison
+from crossproof.study.ranking.results import RankingStudy, UnitRecord
+from crossproof.study.ranking.tokens import at_tokens
 from crossproof.subject.subject import Subject
 from crossproof.subject.tokens import Tokens
 from crossproof.units import MLP

@@ -1,0 +1,1 @@
+"""Every metric against a model whose interactions are known by construction. Start with `study.py`."""
