@@ -17,7 +17,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from jaxtyping import Float64
@@ -37,6 +36,7 @@ from crossproof.memory import keep_freed_memory
 from crossproof.progress import progress
 from crossproof.subject.subject import Subject
 from crossproof.units import MLP
+from measuring import peak_mb
 
 TEXTS = 32
 """In a forward pass."""
@@ -82,7 +82,7 @@ def measure(n_tokens: int, features: int, k: int, steps: int, n_sample: int) -> 
     counted = time.perf_counter()
     tables = directed(codes, units, pairs)
     done = time.perf_counter()
-    peak_mb = peak_memory_mb()
+    peak = peak_mb()
     dominance(codes, units)
     dominated = time.perf_counter()
 
@@ -112,7 +112,7 @@ def measure(n_tokens: int, features: int, k: int, steps: int, n_sample: int) -> 
         "harvest_seconds": harvested - begin,
         "table_seconds": table_seconds,
         "of_it_finding_pairs_seconds": counted - harvested,
-        "peak_mb": peak_mb,
+        "peak_mb": peak,
         "dominance_seconds": dominated - done,
         "plain_seconds_extrapolated": plain_seconds,
         "plain_sample_tokens": n_sample,
@@ -190,12 +190,6 @@ def plainly(
             total[u].index_put_(where, strength.double(), accumulate=True)
             squares[u].index_put_(where, strength.double().square(), accumulate=True)
     return total, squares
-
-
-def peak_memory_mb() -> float:
-    """Of this process, from its start."""
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(peak.split()[1]) / 1024
 
 
 if __name__ == "__main__":

@@ -14,11 +14,8 @@ import argparse
 import json
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from itertools import combinations
 from math import comb
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -28,8 +25,8 @@ from crossproof.interaction.games import mlp_game
 from crossproof.interaction.shapley import Game, exact
 from crossproof.subject.subject import Subject
 from crossproof.units import MLP
+from measuring import clock
 
-Result = TypeVar("Result")
 PLAYERS = 12
 BAR_MS = 50.0
 
@@ -90,12 +87,6 @@ def measure(name: str, mlp: MLP, repeats: int, yardstick_repeats: int) -> dict[s
         "bar_ms": BAR_MS,
         "worst_relative_difference": worst,
     }
-
-
-def clock(call: Callable[[], Result]) -> tuple[float, Result]:
-    begin = time.perf_counter()
-    value = call()
-    return time.perf_counter() - begin, value
 
 
 def main() -> None:

@@ -14,13 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -31,8 +26,8 @@ from crossproof.crosscoder.config import CrosscoderConfig, FitConfig, Site
 from crossproof.crosscoder.losses import Reconstruction
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.crosscoder.step import Training
+from measuring import clock, in_own_process, peak_mb
 
-Result = TypeVar("Result")
 GEOMETRIES = (
     {"sites": 17, "width": 256, "features": 2048, "k": 20, "batch": 512},
     {"sites": 17, "width": 256, "features": 2048, "k": 64, "batch": 512},
@@ -111,7 +106,7 @@ def measure(geometry: dict[str, int], repeats: int) -> dict[str, object]:
         "encoder_product_ms": 1e3 * medians["floor"],
         "ours_tokens_per_second": geometry["batch"] / medians["ours"],
         "worst_relative_loss_difference": worst,
-        "peak_mb": {which: peak_memory(geometry, which) for which in ("ours", "dense")},
+        "peak_mb": {which: in_own_process(__file__, which, geometry) for which in ("ours", "dense")},
     }
 
 
@@ -147,18 +142,6 @@ def our_step(training: Training, batch: Tensor) -> float:
     return float(training.advance(batch)["loss"])
 
 
-def clock(call: Callable[[], Result]) -> tuple[float, Result]:
-    begin = time.perf_counter()
-    value = call()
-    return time.perf_counter() - begin, value
-
-
-def peak_memory(geometry: dict[str, int], which: str) -> float:
-    """Peak resident memory in MB of three steps in a process of their own."""
-    command = [sys.executable, __file__, "--memory", which, json.dumps(geometry)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
 def memory_of(which: str, geometry: dict[str, int]) -> None:
     weights, batches, lr = start(geometry)
     if which == "ours":
@@ -169,9 +152,7 @@ def memory_of(which: str, geometry: dict[str, int]) -> None:
         dense = Dense(weights, geometry["k"], lr)
         for batch in batches[:3]:
             dense.step(batch.flatten(1))
-    # getrusage would report the parent's peak when that was higher: it is inherited when a process is started
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    print(int(peak.split()[1]) / 1024)
+    print(peak_mb())
 
 
 def main() -> None:
@@ -179,11 +160,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--memory", nargs=2, metavar=("WHICH", "GEOMETRY"), help=argparse.SUPPRESS)
+    parser.add_argument("--alone", nargs=2, metavar=("WHICH", "GEOMETRY"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    if arguments.memory:
-        memory_of(arguments.memory[0], json.loads(arguments.memory[1]))
+    if arguments.alone:
+        memory_of(arguments.alone[0], json.loads(arguments.alone[1]))
         return
     results = [measure(geometry, arguments.repeats) for geometry in GEOMETRIES]
     densities = crossover(max(1, arguments.repeats // 3))

@@ -209,7 +209,7 @@ class _AddDecoderGradient(torch.autograd.Function):
         ctx.save_for_backward(values)
         ctx.pattern, ctx.columns, ctx.outputs = pattern, columns, W_dec.shape[1]
         ctx.set_materialize_grads(False)
-        return out.view_as(out), *(W_dec[:, some].clone() for some in columns)
+        return out.view_as(out), *(W_dec[:, some] for some in columns)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -88,7 +88,7 @@ class _Dominant(torch.autograd.Function):
 
         if any(ctx.needs_input_grad[:2]):
             # Σ_t f_i over the tokens where i is among the largest at n, less that over all tokens; in |A|'s memory
-            won = magnitude.copy_(-strength[:, None].expand_as(magnitude))
+            won = magnitude.copy_((-strength)[:, None].expand_as(magnitude))
             for chunk, slots in winners:
                 _add_to_table(won, chunk, slots)
             won.mul_(A.sign_() if weight is None else A.sign_().mul_(weight))
