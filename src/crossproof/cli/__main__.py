@@ -1,0 +1,7 @@
+"""`python -m crossproof.cli` is `crossproof`."""
+
+import sys
+
+from crossproof.cli import main
+
+sys.exit(main())
