@@ -62,7 +62,7 @@ def test_an_error_is_one_line_and_a_failing_exit(capsys: pytest.CaptureFixture[s
 
 
 def test_k_larger_than_the_features_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "crossproof.cli", "train", "--subject", "planted", "--out", str(tmp_path / "x")]
+    command = [sys.executable, "-m", "crossproof", "train", "--subject", "planted", "--out", str(tmp_path / "x")]
     done = subprocess.run([*command, "--k", "5000"], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "cannot keep 5000 of 1024 features" in done.stderr + done.stdout

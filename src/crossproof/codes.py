@@ -85,6 +85,12 @@ class Codes:
     pattern: Pattern
     values: Float[Tensor, "entry"]
 
+    def __post_init__(self) -> None:
+        if self.values.shape != self.pattern.features.shape:
+            raise MismatchError(
+                f"values: {tuple(self.values.shape)} for the {self.pattern.n_entries} entries of the pattern"
+            )
+
     @classmethod
     def from_dense(cls, features: Float[Tensor, "..."]) -> Codes:
         """From anybody's tokens × features matrix; its gradient flows through the values."""
@@ -102,6 +108,16 @@ class Codes:
 
     def dense(self) -> Float[Tensor, "row feature"]:
         return self.pattern.dense(self.values)
+
+    def active(self) -> Codes:
+        """Without the entries of strength 0, such as thresholds leave where they have gradients."""
+        on = self.values > 0
+        if bool(on.all()):
+            return self
+        before = torch.zeros(self.pattern.n_entries + 1, dtype=torch.long, device=on.device)
+        torch.cumsum(on, 0, out=before[1:])
+        kept = Pattern(self.pattern.features[on], before[self.pattern.row_starts], self.pattern.n_features)
+        return Codes(kept, self.values[on])
 
     def firing_counts(self) -> Int[Tensor, "feature"]:
         """On how many tokens each feature is active."""

@@ -46,6 +46,8 @@ def resumable(folder: Path, kind: str, config: BaseModel, may_differ: tuple[str,
     if folder.exists() and not folder.is_dir():
         raise MismatchError(f"{folder} is a file; a run needs a folder of its own")
     if not (folder / RUN).exists():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise MismatchError(f"{folder} holds something that is no run; choose a new folder")
         return None
     run = read(folder)
     if run.kind != kind:

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from crossproof.errors import UnsupportedModel
+from crossproof.errors import MismatchError, UnsupportedModel
 
 LOGITS = "logits"
 """The output of the unembedding. It is no site: nothing comes after it."""
@@ -74,6 +74,10 @@ class MLP(_Unit):
     def __post_init__(self) -> None:
         _check_activation(self.activation)
 
+        _check_shapes(
+            self, W_in=("d_model", "neuron"), b_in=("neuron",), W_out=("neuron", "d_model"), b_out=("d_model",)
+        )
+
     def pre(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch neuron"]:
         return x @ self.W_in + self.b_in
 
@@ -96,6 +100,11 @@ class GatedMLP(_Unit):
 
     def __post_init__(self) -> None:
         _check_activation(self.activation)
+
+        into, each = ("d_model", "neuron"), ("neuron",)
+        _check_shapes(
+            self, W_gate=into, b_gate=each, W_in=into, b_in=each, W_out=("neuron", "d_model"), b_out=("d_model",)
+        )
 
     def gate(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch neuron"]:
         return x @ self.W_gate + self.b_gate
@@ -216,3 +225,17 @@ def _check_activation(name: str) -> None:
             f"no activation function {name!r}; there are {', '.join(ACTIVATIONS)}. To add one: "
             f"crossproof.units.ACTIVATIONS[{name!r}] = Activation(function, lipschitz, relu_gap)"
         )
+
+
+def _check_shapes(unit: MLP | GatedMLP, **axes: tuple[str, ...]) -> None:
+    """Every tensor has the axes of its convention; W_out says how many there are of each."""
+    if unit.W_out.dim() != 2:
+        raise MismatchError(f"W_out: expected the axes [neuron, d_model], not the shape {tuple(unit.W_out.shape)}")
+    sizes = dict(zip(axes["W_out"], unit.W_out.shape, strict=True))
+    for name, names in axes.items():
+        expected, shape = tuple(sizes[axis] for axis in names), tuple(getattr(unit, name).shape)
+        if shape != expected:
+            raise MismatchError(
+                f"{name}: expected [{', '.join(names)}] = {list(expected)}, as W_out is [neuron, d_model] = "
+                f"{list(unit.W_out.shape)}, not {list(shape)}; weights multiply from the right, x @ W + b"
+            )

@@ -139,7 +139,7 @@ def test_a_training_run_killed_at_the_command_line_resumes_to_the_same_bits(tmp_
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
     def start(out: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "crossproof.cli", "train", "--out", str(tmp_path / out), *options]
+        command = [sys.executable, "-m", "crossproof", "train", "--out", str(tmp_path / out), *options]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
 
     whole, killed = start("whole"), start("killed")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import jaxtyping
 import pytest
 import torch
 from hypothesis import given, settings
@@ -133,3 +136,25 @@ def test_what_does_not_fit_is_refused_with_its_name_and_axis() -> None:
             b_out=torch.zeros(1),
         )
     assert "mish" not in ACTIVATIONS
+
+
+@pytest.fixture
+def as_users_run_it() -> Iterator[None]:
+    """Without the shape checks that tests have and users have not."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_weights_of_the_wrong_shape_are_refused_with_their_name_and_axes() -> None:
+    right = plain()
+    fields = {name: getattr(right, name) for name in ("W_in", "b_in", "W_out", "b_out")}
+    with pytest.raises(MismatchError, match=r"W_in: expected \[d_model, neuron\] = \[3, 5\].*not \[5, 3\]; .* x @ W"):
+        MLP(activation="relu", **(fields | {"W_in": right.W_in.T}))
+    with pytest.raises(MismatchError, match=r"b_out: expected \[d_model\] = \[3\]"):
+        MLP(activation="relu", **(fields | {"b_out": right.b_in}))
+    with pytest.raises(MismatchError, match=r"values: \(2,\) for the 3 entries"):
+        Codes(Codes.from_dense(torch.ones(1, 3)).pattern, torch.ones(2))
+    with pytest.raises(NonFinite, match="directions"):
+        contributions(right, torch.full((F, D), torch.nan).double())

@@ -70,6 +70,11 @@ def token_interactions(subject: Subject, coder: Crosscoder, text: str) -> pd.Dat
 @torch.no_grad()
 def codes_of(subject: Subject, coder: Crosscoder, tokens: Tokens) -> Codes:
     """The codes of all kept tokens, text by text."""
+    if not isinstance(tokens, Tokens):
+        raise CrossproofError(
+            f"tokens: expected Tokens, not {type(tokens).__name__}; subject.texts(100) gives held-out ones, and "
+            "subject.tokens([…]) makes them from texts"
+        )
     if tokens.n_kept == 0:
         raise CrossproofError(f"no tokens: none of the positions of these {len(tokens)} texts is kept")
     found = []

@@ -27,4 +27,5 @@ def _terms(config: PenalisedTrainConfig, subject: Subject, coder: Crosscoder) ->
     if config.penalty.weight == 0:
         return ()
     mlps = bound_mlps(subject, coder)
-    return [PenaltyTerm(config.penalty, [mlp.unit for mlp in mlps], [mlp.site for mlp in mlps], config.seed)]
+    term = PenaltyTerm(config.penalty, [mlp.unit for mlp in mlps], [mlp.site for mlp in mlps], config.seed)
+    return [term.to(coder.W_dec.device)]

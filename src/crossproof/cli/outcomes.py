@@ -45,11 +45,13 @@ def evaluation(folder: Path, results: Evaluation) -> Outcome:
 
 
 def interactions(found: Summary) -> Outcome:
+    above, below = (text("{:.0%}", share) for share in (found.above_chance, found.below_chance))
+    chance = "" if found.above_chance is None else f" · {above} of them more often than by chance, {below} less"
     summary = (
         f"{found.about}\n{found.tokens:,} tokens · {found.alive:,} of {found.features:,} features alive · "
-        f"{found.pairs:,} ordered pairs active together\ndominant share {text('{:.3f}', found.dominant_share)} · mean "
-        f"pairwise interaction {found.mean_pairwise:.3g} ({text('{:.3g}', found.mean_pairwise_alive)} over pairs of "
-        "living features)"
+        f"{found.pairs:,} ordered pairs active together{chance}\n"
+        f"dominant share {text('{:.3f}', found.dominant_share)} · mean pairwise interaction "
+        f"{found.mean_pairwise:.3g} ({text('{:.3g}', found.mean_pairwise_alive)} over pairs of living features)"
     )
     units = [
         {
@@ -116,5 +118,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
-        return f"{value:.3g}"
+        from crossproof.interaction.result_view import three_digits
+
+        return three_digits(value)
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from crossproof.codes import Codes
-from crossproof.errors import MismatchError
+from crossproof.errors import MismatchError, NonFinite
 from crossproof.units import ACTIVATIONS, MLP, Activation, GatedMLP
 
 CHUNK = 2**19
@@ -96,6 +96,9 @@ def contributions(
         )
     if bias is not None and bias.shape != (d_model,):
         raise MismatchError(f"bias: expected the shape ({d_model},) of W_in's first axis, not {tuple(bias.shape)}")
+    for what, given in (("directions", directions), ("bias", bias)):
+        if given is not None and not bool(torch.isfinite(given.detach()).all()):
+            raise NonFinite(f"{what}: some numbers are not finite")
     activation, loudness = ACTIVATIONS[unit.activation], unit.W_out.norm(dim=1)
 
     def table(W: Tensor, b: Tensor) -> Table:

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossproof.codes import Codes
+from crossproof.codes import Codes, check_features
 from crossproof.errors import CrossproofError, MismatchError
 from crossproof.interaction.contributions import check_codes
 from crossproof.interaction.penalty import InteractionPenalty
@@ -47,7 +47,7 @@ class Control(nn.Module):
             raise CrossproofError("units: there is no MLP to regularise; give at least one")
         self.name = name
         for number, unit in enumerate(units):
-            self.register_buffer(f"W{number}", _weights(unit), persistent=False)
+            self.register_buffer(f"W{number}", _weights(unit).detach(), persistent=False)
 
     def forward(
         self,
@@ -62,6 +62,7 @@ class Control(nn.Module):
                 raise CrossproofError("reconstruction: this control is the reconstruction error, so it must be given")
             return reconstruction
         codes = features if isinstance(features, Codes) else Codes.from_dense(features)
+        check_features(codes.values)
         weights = [W for _, W in self.named_buffers(remove_duplicate=False)]
         if len(directions) != len(weights):
             raise MismatchError(

@@ -7,8 +7,9 @@ With p_ni = f_i A_in and A = d W_in, the two sums are treated apart.
 3. The top part gathers the rows |A_i| of each token's active features, a cache-sized chunk at a time, and takes maxima.
 4. The gradient of the table is sign(A) times what the two parts put on |A|; one more product with W_inᵀ brings it to d.
 
-The gradient is made on the way forward, while the table is at hand, and only that of d and f is kept until backward: of
-what a unit needs meanwhile, two tables of features × neurons, nothing is held when the next unit begins.
+The gradient is made on the way forward, while the table is at hand, and only that of d and f is kept until backward.
+What a unit needs meanwhile, two tables of features × neurons and a short integer for each of the q largest at each
+token and neuron, is gone when the next unit begins.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class _Dominant(torch.autograd.Function):
             p = chunk.contributions(magnitude)
             largest, slots = _top(p, q)
             top += largest.sum(dtype=torch.float64)
-            winners.append((chunk, slots))
+            winners.append((chunk, slots.to(torch.int16 if p.shape[1] < 2**15 else torch.int64)))
             _add_to_values(of_values, chunk, largest, slots)
         by = size(total)
 
@@ -95,7 +96,7 @@ class _Dominant(torch.autograd.Function):
             of_directions = (won @ W_in.T).div_(-by.to(values))
             of_values = (per_feature[pattern.features] - of_values[:-1]) / by.to(values)
             ctx.save_for_backward(of_values, of_directions)
-        return ((total - top) / by).to(values)
+        return ((total - top).clamp(min=0) / by).to(values)  # not below 0 by rounding
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -138,5 +139,5 @@ def _add_to_values(of_values: Tensor, chunk: Chunk, largest: Tensor, slots: Tens
 
 
 def _add_to_table(won: Tensor, chunk: Chunk, slots: Tensor) -> None:
-    for place in slots:
+    for place in slots.long():
         won.scatter_add_(0, chunk.features.gather(1, place), chunk.strengths.gather(1, place))

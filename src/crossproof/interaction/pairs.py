@@ -192,7 +192,7 @@ def _mass(chunk: Chunk, unit: PlainNeurons) -> tuple[Float[Tensor, "token slot s
 def _plain(unit: Neurons) -> PlainNeurons:
     if not isinstance(unit, PlainNeurons):
         raise UnsupportedModel(
-            f"{unit.name}: mass is defined for plain MLPs, and this one is gated; use directed() or ratio()"
+            f"{unit.name}: mass is defined for plain MLPs, and this one is gated; use directed or ratio"
         )
     return unit
 

@@ -109,7 +109,7 @@ class Interactions:
 
     @property
     def dominant_share(self) -> float:
-        """The mean over MLPs."""
+        """The mean over the MLPs in which any feature contributes."""
         return float(self.units["dominant_share"].mean())
 
     @property
@@ -132,10 +132,15 @@ class Interactions:
     def matrix(self, metric: str = "directed", unit: str | None = None, per: str = "token") -> Tensor:
         """A sparse features × features matrix of means per `token`, or per token where both are active `together`.
 
-        Without a unit, all MLPs together: the sum of directed and mass, the mean of the ratio.
+        Without a unit, all MLPs together: the sum of directed and mass, the mean of the ratio. What does not depend on
+        the unit (expected, correlation, hadamard, …) is as it is in `pairs`.
         """
-        _check_names("metric", [metric], list(self.sums))
+        _check_names("metric", [metric], [*self.sums, *self.columns])
         _check_names("per", [per], ["token", "together"])
+        where, shape = torch.stack([self.coactive.i, self.coactive.j]), (self.coactive.n_features,) * 2
+        if metric in self.columns:
+            values = self.columns[metric]
+            return torch.sparse_coo_tensor(where, values, shape, is_coalesced=True, check_invariants=False)
         sums = self.sums[metric]
         if unit is not None:
             _check_names("unit", [unit], self.unit_names)
@@ -143,7 +148,6 @@ class Interactions:
         values = torch.stack([its.mean if per == "token" else its.mean_together for its in sums]).sum(0)
         if metric == "ratio":
             values = values / len(sums)
-        where, shape = torch.stack([self.coactive.i, self.coactive.j]), (self.coactive.n_features,) * 2
         return torch.sparse_coo_tensor(where, values, shape, is_coalesced=True, check_invariants=False)
 
     # -- to look at, and on disk -----------------------------------------------------------------------------------
@@ -207,6 +211,9 @@ def measure(
     for plain ones only.
     """
     chosen = choose_metrics(units, metrics)
+    names = [unit.name for unit in units]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise CrossproofError(f"units: several are called {', '.join(map(repr, twice))}; give each a name of its own")
     if codes.pattern.n_rows == 0:
         raise CrossproofError("no tokens: nothing to measure interactions on")
     coactive, dominated = CoActive.of(codes), dominance(codes, units)

@@ -64,6 +64,9 @@ class Summary(BaseModel):
     alive: int
     pairs: int
     """Ordered pairs of features that are active together on some token."""
+    above_chance: float | None
+    below_chance: float | None
+    """The share of them that are so more, or less, often than by chance."""
     dominant_share: float | None
     mean_pairwise: float
     mean_pairwise_alive: float | None
@@ -78,6 +81,8 @@ def summary(found: Interactions, top: int) -> Summary:
         features=found.coactive.n_features,
         alive=found.alive,
         pairs=len(found.coactive),
+        above_chance=_marked(found, 1),
+        below_chance=_marked(found, -1),
         dominant_share=_defined(found.dominant_share),
         mean_pairwise=found.mean_pairwise,
         mean_pairwise_alive=_defined(found.mean_pairwise_alive),
@@ -96,7 +101,9 @@ def text(found: Interactions) -> str:
         f"{pair.frequency:.1%}"
         for pair in shown
     ]
-    return "\n".join([*lines, "  .pairs .units .neurons .features .matrix() .tokens(text) .save(folder)"])
+    return "\n".join(
+        [*lines, "  .pairs .units .neurons .features .matrix() .potential() .independence() .tokens(text) .save()"]
+    )
 
 
 def html(found: Interactions) -> str:
@@ -150,21 +157,20 @@ _STYLE = """<style>
 
 def _facts(found: Interactions) -> list[str]:
     coactive = found.coactive
-    marked = found.columns.get("marked")
-    against_chance = (
-        ""
-        if marked is None
-        else (
-            f" · {float((marked > 0).double().mean()):.0%} of them more often than by chance, "
-            f"{float((marked < 0).double().mean()):.0%} less often"
-        )
-    )
+    above, below = _marked(found, 1), _marked(found, -1)
+    against_chance = "" if above is None else f" · {above:.0%} of them more often than by chance, {below:.0%} less"
     return [
         f"{coactive.n_tokens:,} tokens · {found.alive:,} of {coactive.n_features:,} features alive · "
         f"{len(coactive):,} ordered pairs active together{against_chance} · MLPs: {len(found.unit_names)}",
         f"dominant share {_number(found.dominant_share)} · mean pairwise interaction {_number(found.mean_pairwise)} "
         f"({_number(found.mean_pairwise_alive)} over pairs of living features)",
     ]
+
+
+def _marked(found: Interactions, sign: int) -> float | None:
+    """The share of pairs that are marked so against chance."""
+    marked = found.columns.get("marked")
+    return None if marked is None or len(marked) == 0 else float((marked == sign).double().mean())
 
 
 def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]], bars: list[float] | None = None) -> str:
@@ -190,4 +196,9 @@ def _defined(value: Any) -> Any:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else f"{value:.3g}"
+    return "–" if value is None or math.isnan(value) else three_digits(value)
+
+
+def three_digits(value: float) -> str:
+    """Three digits that count, zeros among them, and no power of ten below a million."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:#.3g}".removesuffix(".")

@@ -1,4 +1,4 @@
-"""`python -m crossproof.cli` is `crossproof`."""
+"""`python -m crossproof` is `crossproof`."""
 
 import sys
 
