@@ -21,7 +21,7 @@ from crossproof.study.ground_truth.dictionaries import (
     tokens_of,
     true_dictionary,
 )
-from crossproof.study.ground_truth.results import OTHERS, REFERENCE, GroundTruthStudy
+from crossproof.study.ground_truth.results import OTHERS, REFERENCE, GroundTruthStudy, Score, score_table, summarised
 from crossproof.study.ground_truth.scores import BlockScores, score_block
 from crossproof.study.ground_truth.study import GroundTruthConfig, run
 from crossproof.study.retrieval import precision_at
@@ -173,3 +173,29 @@ def test_a_run_is_a_folder_that_can_be_shown_and_is_not_computed_again(
     assert "true dictionary, block 0" in printed
     assert REFERENCE in printed
     assert {row.metric for row in found.summary} >= {REFERENCE, *metrics.METRICS} - {"pair KL"}
+
+
+def test_the_range_over_seeds_is_shown_only_where_there_are_two_or_more() -> None:
+    def shown(seeds: int) -> str:
+        scores = tuple(
+            Score(
+                dictionary="true",
+                seed=seed,
+                block=0,
+                metric="count",
+                pairs=9,
+                planted=2,
+                average_precision=0.5 + seed / 10,
+                precision_at_k=0.5,
+                recall_at_2k=0.5,
+                auroc=0.5,
+                average_precision_seen=0.5,
+            )
+            for seed in range(seeds)
+        )
+        study = GroundTruthStudy(scores=scores, summary=summarised(scores), kinds=(), learned=())
+        (row,) = score_table(study, "true", 0)
+        return str(row["low–high"])
+
+    assert shown(1) == "–"
+    assert shown(2) == "0.50–0.60"

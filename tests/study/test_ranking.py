@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -22,10 +24,11 @@ from crossproof.interaction.games import token_index
 from crossproof.interaction.shapley import ShapleyTaylor, exact
 from crossproof.study.metrics import BASELINES, METRICS
 from crossproof.study.ranking import comparison as ranking_comparison
+from crossproof.study.ranking import results as ranking_results
 from crossproof.study.ranking import tokens as ranking_tokens
 from crossproof.study.ranking.agreement import bootstrap, precision_of_top, spearman
 from crossproof.study.ranking.comparison import TOPS, Comparison
-from crossproof.study.ranking.results import ALL, Agreement, RankingStudy, agreement_table, tables
+from crossproof.study.ranking.results import ALL, Agreement, RankingStudy, agreement_table, summary, tables
 from crossproof.study.ranking.study import study
 from crossproof.study.ranking.tokens import AT_TOKEN, TokenPairs, at_tokens
 from crossproof.subject.tokens import Tokens
@@ -133,10 +136,12 @@ def test_every_interval_holds_its_estimate_and_where_nothing_varies_it_has_no_wi
     found = compared(monkeypatch)
     for its in found.values():
         for estimate in (its.spearman, *its.precision.values()):
+            assert estimate.low is not None
+            assert estimate.high is not None
             assert estimate.low <= estimate.value <= estimate.high
     same, random = found["token", ALL, "the index"].spearman, found["token", ALL, "random"].spearman
-    assert same.high - same.low < 1e-9
-    assert random.high - random.low > 1e-3
+    assert same.high == pytest.approx(same.value, abs=1e-9)
+    assert random.high != pytest.approx(random.value, abs=1e-3)
 
 
 def test_the_interval_of_a_mean_over_texts_is_that_of_its_standard_error() -> None:
@@ -265,6 +270,98 @@ def test_the_command_writes_a_run_that_show_reads(
 def test_precision_of_the_top_is_the_share_that_both_have() -> None:
     reference = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0])
     assert precision_of_top(reference, torch.tensor([9.0, 1.0, 8.0, 7.0, 0.0]), 3) == pytest.approx(2 / 3)
+
+
+Reference = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=4)
+
+
+@given(Reference, st.integers(1, 5))
+def test_precision_of_the_top_is_the_mean_over_all_orders_that_ties_of_either_leave_open(
+    both: list[tuple[int, int]], k: int
+) -> None:
+    reference, score = ([float(x) for x in side] for side in zip(*both, strict=True))
+
+    def tops(values: list[float]) -> list[set[int]]:
+        orders = permutations(range(len(values)))
+        return [set(o[:k]) for o in orders if [values[x] for x in o] == sorted(values, reverse=True)]
+
+    shares = [len(truth & mine) / k for truth in tops(reference) for mine in tops(score)]
+    found = precision_of_top(torch.tensor(reference), torch.tensor(score), k)
+    assert found == pytest.approx(sum(shares) / len(shares), abs=1e-12)
+
+
+def test_no_score_finds_more_of_the_top_than_the_reference_does_where_its_zeros_tie() -> None:
+    reference = torch.zeros(200)
+    reference[:5] = torch.arange(5, 0, -1)
+    best = precision_of_top(reference, reference, 20)
+    assert best == pytest.approx((5 + 15 * 15 / 195) / 20)
+    for score in (-torch.arange(200.0), torch.arange(200.0), -reference):
+        assert precision_of_top(reference, score, 20) <= best + 1e-12
+
+
+def one_silent_mlp() -> Comparison:
+    at, pair, text = synthetic()
+    index = torch.stack([at.index[0], torch.zeros_like(at.index[1])])
+    return Comparison(replace(at, index=index), pair, torch.bincount(pair) >= 3, {}, {}, text, 20)
+
+
+def test_an_mlp_in_which_nothing_interacts_is_left_out_and_the_others_keep_their_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ranking_comparison, "DRAWS", 5)
+    found = {(its.level, its.unit, its.metric): its for its in one_silent_mlp().agreements(("good", "silent"), 0)}
+    assert {unit for _, unit, _ in found} == {"good", ALL}
+    for level in ("token", "pair"):
+        assert found[level, "good", "its cube"].spearman.value > 0.9
+        for metric in ("the index", "its cube"):
+            assert found[level, ALL, metric].spearman == found[level, "good", metric].spearman
+            assert found[level, ALL, metric].precision == found[level, "good", metric].precision
+
+
+def test_where_no_mlp_has_any_order_there_are_no_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking_comparison, "DRAWS", 2)
+    silent = one_silent_mlp()
+    silent = replace(silent, at=replace(silent.at, index=torch.zeros_like(silent.at.index)))
+    assert silent.agreements(("first", "second"), 0) == []
+
+
+def test_the_summary_names_the_mlps_that_the_means_leave_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking_comparison, "DRAWS", 2)
+    found = study(tiny.subject("gpt2", torch.float32), dictionary(features=FEW), texts(), sample=10, seen=2, seed=0)
+    assert "left out" not in summary(found)
+    rows = tuple(row for row in found.agreements if (row.level, row.unit) != ("token", "blocks.1.mlp"))
+    said = summary(found.model_copy(update={"agreements": rows}))
+    assert "does not order the pairs of a token in blocks.1.mlp: left out" in said
+    assert "all pairs" not in said
+
+
+def of_few_texts(n_pairs: int, n_texts: int) -> Comparison:
+    """One token in each text, and different pairs in each; a metric that is the index."""
+    row = torch.arange(n_pairs)
+    index = torch.rand(1, n_pairs, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    none = torch.full((1,), torch.nan, dtype=torch.float64)
+    at = TokenPairs(row * n_texts // n_pairs, row, row + 1, index, {"the index": index}, 0, none, none)
+    return Comparison(at, row, torch.ones(n_pairs, dtype=torch.bool), {}, {}, torch.arange(n_texts), n_texts)
+
+
+def test_a_draw_that_leaves_too_few_pairs_says_nothing_of_precision() -> None:
+    comparison = of_few_texts(60, 6)
+    weights = torch.tensor([1.0, 2.0, 3.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    (((spearman_, at_20, at_50),),) = comparison.between_pairs(weights).tolist()
+    assert (spearman_, at_20) == (pytest.approx(1), pytest.approx(1))
+    assert at_50 != at_50
+    (its,) = [its for its in comparison.agreements(("only",), 0) if (its.level, its.unit) == ("pair", "only")]
+    precise = its.precision[20]
+    assert (precise.value, precise.low, precise.high) == (pytest.approx(1), pytest.approx(1), pytest.approx(1))
+
+
+def test_where_hardly_any_draw_leaves_pairs_enough_there_is_no_interval() -> None:
+    found = of_few_texts(51, 51).agreements(("only",), 0)
+    (its,) = [its for its in found if (its.level, its.unit) == ("pair", "only")]
+    assert its.precision[50].value == pytest.approx(1)
+    assert (its.precision[50].low, its.precision[50].high) == (None, None)
+    json.dumps(its.model_dump(mode="json"), allow_nan=False)
+    assert ranking_results._with_interval(its.precision[50]) == "1.00 ± –"
 
 
 def test_a_text_of_weight_w_counts_as_w_such_texts_and_one_of_weight_0_not_at_all() -> None:

@@ -152,6 +152,9 @@ def ranking(
 ) -> Outcome:
     """Score on a real model how well each metric ranks pairs as Shapley-Taylor values do.
 
+    However few the tokens, the pair KL takes about 0.01 s for each pair in each MLP: of all pairs seen, or, where they
+    are more than 5,000, of the ranked ones alone (of none where these are more than 5,000 too).
+
     Args:
         subject: A zoo name, a local folder or a hub id.
         coder: The crosscoder: its folder, the folder of the run that trained it, or a hub id.

@@ -14,8 +14,10 @@ def average_precision(relevant: Bool[Tensor, " item"], score: Float[Tensor, " it
     return float((found / taken * gained).sum() / relevant.sum())
 
 
-def precision_at(relevant: Bool[Tensor, " item"], score: Float[Tensor, " item"], k: int) -> float:
-    """The expected share of relevant ones among the k that score most."""
+def precision_at(
+    relevant: Bool[Tensor, " item"] | Float64[Tensor, " item"], score: Float[Tensor, " item"], k: int
+) -> float:
+    """The expected share of relevant ones among the k that score most. An item can be relevant in part."""
     found, taken = _at_least(relevant, score)
     start = taken.new_zeros(1)
     found, taken = torch.cat([start, found]), torch.cat([start, taken])

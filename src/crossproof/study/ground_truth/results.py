@@ -155,7 +155,7 @@ def score_table(study: GroundTruthStudy, dictionary: DictionaryName, block: int)
         {
             "metric": row.metric,
             "average precision": f"{row.average_precision:.2f}",
-            "low–high": f"{row.low:.2f}–{row.high:.2f}",
+            "low–high": f"{row.low:.2f}–{row.high:.2f}" if row.seeds > 1 else "–",
             "precision at k": f"{row.precision_at_k:.2f}",
             "recall at 2k": f"{row.recall_at_2k:.2f}",
             "AUROC": f"{row.auroc:.2f}",

@@ -22,10 +22,11 @@ def spearman(a: Float[Tensor, " item"], b: Float[Tensor, " item"]) -> float:
 
 
 def precision_of_top(reference: Float[Tensor, " item"], score: Float[Tensor, " item"], k: int) -> float:
-    """The share of the k largest by reference among the k largest by score."""
-    relevant = torch.zeros(len(reference), dtype=torch.bool, device=reference.device)
-    relevant[reference.argsort(descending=True, stable=True)[:k]] = True
-    return precision_at(relevant, score, k)
+    """The share of the k largest by reference among the k largest by score; of those that tie, either takes any."""
+    least = reference.sort(descending=True).values[:k][-1:]
+    above, tied = reference > least, reference == least
+    places = min(k, len(reference)) - above.sum()
+    return precision_at(above + tied * places.double() / tied.sum(), score, k)
 
 
 def bootstrap(
@@ -35,7 +36,8 @@ def bootstrap(
 
     Tokens of one text are alike, so whole texts are drawn, with replacement. The reach is 1.96 standard deviations over
     the draws. Their quantiles would not do: a draw has fewer different texts than there are, so that its averages are
-    noisier than those of all texts, and agree less. Draws in which the statistic is not a number are left out.
+    noisier than those of all texts, and agree less. Draws in which the statistic is not a number are left out; where
+    fewer than two are left, the reach is not a number.
     """
     draw = torch.Generator().manual_seed(seed)
     estimate = statistic(torch.ones(texts, dtype=torch.float64))
@@ -44,6 +46,7 @@ def bootstrap(
         drawn = torch.randint(texts, (texts,), generator=draw)
         found.append(statistic(torch.bincount(drawn, minlength=texts).double()))
     draws_of = torch.stack(found)
-    told = draws_of.isfinite()
+    told = draws_of.isfinite().sum(0)
     apart = draws_of - draws_of.nanmean(0)
-    return estimate, 1.96 * (apart.square().nansum(0) / (told.sum(0) - 1)).sqrt()
+    reach = 1.96 * (apart.square().nansum(0) / (told - 1)).sqrt()
+    return estimate, reach.masked_fill(told < 2, torch.nan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite
 
 import torch
 from jaxtyping import Bool, Float64, Int
@@ -41,7 +42,7 @@ class Comparison:
     texts: int
 
     def agreements(self, unit_names: tuple[str, ...], seed: int) -> list[Agreement]:
-        """Every metric in every MLP and in the mean of them, within tokens and between pairs."""
+        """Every metric in every MLP where the index has an order, and in the mean of these, at both levels."""
         within = (*self.corpus, *self.at.here)
         between = (*self.corpus, *self.corpus_of_ranked, *self.at.here)
         tops = [k for k in TOPS if k < int(self.ranked.sum())]
@@ -65,32 +66,33 @@ class Comparison:
         return ((per_token * weight[:, None]).sum(2) / weight.sum(1, keepdim=True))[..., None]
 
     def between_pairs(self, weights: Float64[Tensor, " text"]) -> Numbers:
-        """Spearman and precisions between the means of pairs; a pair of which no text is left does not count."""
+        """Spearman and precisions between the means of pairs; a pair of which no text is left does not count.
+
+        Not a number: a precision at k where k pairs or fewer are left, and all where the index has no order.
+        """
         index = self._means(self.at.index, weights)
         left = index[0].isfinite()
         here = {name: self._means(values, weights) for name, values in self.at.here.items()}
         fixed = {name: scores[:, self.ranked] for name, scores in self.corpus.items()} | self.corpus_of_ranked
-        tops = [k for k in TOPS if k < len(left)]
-        return torch.tensor(
-            [
-                [
-                    [spearman(truth, score), *(precision_of_top(truth, score, k) for k in tops)]
-                    for score in (scores[u][left] for scores in (fixed | here).values())
-                ]
-                for u, truth in enumerate(index[:, left])
-            ],
-            dtype=torch.float64,
-        )
+        tops, enough = [k for k in TOPS if k < len(left)], int(left.sum())
+        found = torch.full((len(index), len(fixed | here), 1 + len(tops)), torch.nan, dtype=torch.float64)
+        for u, truth in enumerate(index[:, left]):
+            if not _any_order(truth):
+                continue
+            for m, scores in enumerate((fixed | here).values()):
+                score = scores[u][left]
+                found[u, m, 0] = spearman(truth, score)
+                for place, k in enumerate(tops, 1):
+                    if k < enough:
+                        found[u, m, place] = precision_of_top(truth, score, k)
+        return found
 
     # -- what they are made of ---------------------------------------------------------------------------------------
 
     @cached_property
     def _ordered(self) -> Float64[Tensor, "unit token"]:
         """1 where the index puts a token's pairs in any order, 0 where they are too few or all alike."""
-        found = [
-            [float(len(values) > 2 and bool((values != values[0]).any())) for values in index.split(self._sizes)]
-            for index in self.at.index
-        ]
+        found = [[float(_any_order(values)) for values in index.split(self._sizes)] for index in self.at.index]
         return torch.tensor(found, dtype=torch.float64)
 
     @cached_property
@@ -127,24 +129,31 @@ class Comparison:
         self, level: Level, metrics: tuple[str, ...], tops: list[int], unit_names: tuple[str, ...], seed: int
     ) -> list[Agreement]:
         statistic = self.within_tokens if level == "token" else self.between_pairs
+        ordered = statistic(torch.ones(self.texts, dtype=torch.float64)).isfinite().all(2).all(1)
+        if not bool(ordered.any()):
+            return []
 
         with progress("bootstrap over texts", DRAWS + 1, "draws") as bar:
 
             def of_units_and_their_mean(weights: Tensor) -> Numbers:
                 bar(1)
                 numbers = statistic(weights)
-                return torch.cat([numbers, numbers.mean(0, keepdim=True)])
+                return torch.cat([numbers[ordered], numbers[ordered].mean(0, keepdim=True)])
 
             estimate, reach = bootstrap(of_units_and_their_mean, self.texts, DRAWS, seed)
-        if not bool(estimate.isfinite().all()):
-            return []  # at no token is there any order
         found = []
-        for u, unit in enumerate((*unit_names, ALL)):
+        named = [name for name, any_order in zip(unit_names, ordered.tolist(), strict=True) if any_order]
+        for u, unit in enumerate((*named, ALL)):
             for m, metric in enumerate(metrics):
                 first, *rest = [
-                    Estimate(value=v, low=v - r, high=v + r)
+                    Estimate(value=v, low=v - r, high=v + r) if isfinite(r) else Estimate(value=v, low=None, high=None)
                     for v, r in zip(estimate[u, m].tolist(), reach[u, m].tolist(), strict=True)
                 ]
                 precision = dict(zip(tops, rest, strict=True))
                 found.append(Agreement(level=level, unit=unit, metric=metric, spearman=first, precision=precision))
         return found
+
+
+def _any_order(index: Float64[Tensor, " pair"]) -> bool:
+    """Whether there are pairs enough to rank, and not all alike."""
+    return len(index) > 2 and bool((index != index[0]).any())

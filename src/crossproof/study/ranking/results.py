@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 ALL = "all MLPs"
-"""The mean over MLPs."""
+"""The mean over the MLPs in which the index puts pairs in any order."""
 Level = Literal["token", "pair"]
 
 
@@ -16,11 +16,11 @@ class _Record(BaseModel):
 
 
 class Estimate(_Record):
-    """A number and its 95% interval over texts."""
+    """A number and its 95% interval over texts; None where too few resamples have the number."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 class Agreement(_Record):
@@ -128,7 +128,19 @@ def summary(study: RankingStudy) -> str:
         f"{study.estimated} with too many for exact values, {study.unordered} with too few to rank\n"
         f"{study.ranked_pairs:,} of {study.pairs:,} pairs seen at {study.seen} or more of them"
         + (f"; precision by chance {base}" if base else "")
+        + "".join(f"\n{line}" for line in _left_out(study))
     )
+
+
+def _left_out(study: RankingStudy) -> list[str]:
+    """The MLPs that the means do without: those that have no row, at a level that has rows."""
+    lines = []
+    for level, pairs in (("token", "the pairs of a token"), ("pair", "all pairs")):
+        told = {row.unit for row in study.agreements if row.level == level}
+        without = [unit.unit for unit in study.units if told and unit.unit not in told]
+        if without:
+            lines.append(f"the index does not order {pairs} in {', '.join(without)}: left out of the mean over MLPs")
+    return lines
 
 
 def _tops(study: RankingStudy) -> list[int]:
@@ -136,4 +148,5 @@ def _tops(study: RankingStudy) -> list[int]:
 
 
 def _with_interval(estimate: Estimate) -> str:
-    return f"{estimate.value:.2f} ± {estimate.high - estimate.value:.2f}"
+    reach = "–" if estimate.high is None else f"{estimate.high - estimate.value:.2f}"
+    return f"{estimate.value:.2f} ± {reach}"
