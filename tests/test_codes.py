@@ -99,6 +99,14 @@ def test_without_mkl_the_transposed_product_is_the_same(monkeypatch: pytest.Monk
     torch.testing.assert_close(codes_module._transposed_product(pattern, values, right), with_mkl)
 
 
+@pytest.mark.parametrize("shape", [(3, 0), (0, 3), (0, 0)])
+def test_codes_of_no_features_or_no_tokens_keep_their_shape(shape: tuple[int, int]) -> None:
+    codes = Codes.from_dense(torch.zeros(shape))
+    assert codes.dense().shape == shape
+    assert codes.pattern.row_starts.tolist() == [0] * (shape[0] + 1)
+    assert codes.firing_counts().tolist() == [0] * shape[1]
+
+
 def test_l0_and_firing_counts_ignore_entries_that_are_zero() -> None:
     pattern = Pattern.from_flat(torch.tensor([0, 2, 3]), 2, 3)
     codes = Codes(pattern, torch.tensor([1.0, 0.0, 2.0]))

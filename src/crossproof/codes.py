@@ -44,7 +44,7 @@ class Pattern:
     @classmethod
     def from_flat(cls, flat: Int[Tensor, "entry"], n_rows: int, n_features: int) -> Pattern:
         """From ascending indices into the flattened tokens × features matrix."""
-        boundaries = torch.arange(0, (n_rows + 1) * n_features, n_features, device=flat.device)
+        boundaries = torch.arange(n_rows + 1, device=flat.device) * n_features
         return cls(flat % n_features, torch.searchsorted(flat, boundaries), n_features)
 
     @property

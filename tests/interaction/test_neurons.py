@@ -12,8 +12,10 @@ from torch import Tensor
 
 from crossproof.codes import Codes
 from crossproof.interaction import tally
-from crossproof.interaction.contributions import Neurons, PlainNeurons, Table, chunks, tables
+from crossproof.interaction.coactive import CoActive
+from crossproof.interaction.contributions import GatedNeurons, Neurons, PlainNeurons, Table, chunks, tables
 from crossproof.interaction.neurons import dominance
+from crossproof.interaction.pairs import directed
 from crossproof.units import ACTIVATIONS
 from tests.interaction.test_pairs import N, cases, random_plain, slow_ranked
 
@@ -69,6 +71,22 @@ def test_a_tie_goes_to_the_lowest_feature_and_a_lone_feature_dominates_wholly() 
     assert found.score.tolist() == [4, 0, 0]
     assert found.share == pytest.approx((1 / 3 + 1) / 2)
     assert (found.counted, found.left_out) == (2, 1)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_others_far_below_the_dominant_feature_keep_their_digits_in_single_precision(gated: bool) -> None:
+    """T7 between two outputs: what the neurons leave to others is what directed pairs are charged with."""
+    ones, relu = Table(torch.ones(8, 1), torch.zeros(1)), ACTIVATIONS["relu"]
+    unit = GatedNeurons("g", ones, ones, relu, torch.ones(1)) if gated else PlainNeurons("p", ones, relu, torch.ones(1))
+    small = torch.tensor([1.0, 1.3, 0.7, 0.9, 1.1, 1.2, 0.8])
+    strengths = torch.stack([torch.cat([torch.ones(1), size * small]) for size in (1e-7, 1e-8, 1e-20)])
+    for f in strengths:
+        codes = Codes.from_dense(f[None])
+        (found,) = dominance(codes, [unit])
+        left = (2 if gated else 1) * float(f[1:].double().sum())
+        assert float(found.score) == pytest.approx(left, rel=1e-5)
+        assert float(found.neuron_score) == pytest.approx(left, rel=1e-5)
+        assert float(directed(codes, [unit], CoActive.of(codes))[0].total.sum()) == pytest.approx(left, rel=1e-5)
 
 
 def test_many_features_are_counted_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:

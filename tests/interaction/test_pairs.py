@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from crossproof.codes import Codes
 from crossproof.errors import MismatchError, UnsupportedModel
-from crossproof.interaction import coactive, tally
 from crossproof.interaction.coactive import CoActive, PairSums
 from crossproof.interaction.contributions import GatedNeurons, Neurons, PlainNeurons, Table, chunks, contributions
 from crossproof.interaction.neurons import dominance
@@ -251,31 +249,6 @@ def test_standard_errors_are_those_of_the_sample_of_tokens() -> None:
             assert bool(sums.standard_error_together[pair].isnan())
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.integers(0, 6), st.integers(1, 7), st.integers(0, 2**31), st.booleans())
-def test_co_active_pairs_are_those_of_the_dense_product(n: int, features: int, seed: int, sparse: bool) -> None:
-    """And a dictionary too large for dense tables gets the same ones."""
-    active = torch.rand(n, features, generator=torch.Generator().manual_seed(seed)) < 0.5
-    codes = Codes.from_dense(active.double())
-    with pytest.MonkeyPatch.context() as patch:
-        if sparse:
-            patch.setattr(tally, "DENSE_KEYS", 0)
-            patch.setattr(coactive, "DENSE_KEYS", 0)
-            patch.setattr(tally, "_MERGE_AT_LEAST", 3)
-            patch.setattr(chunks, "__defaults__", (8,))
-        pairs = CoActive.of(codes)
-        both = (active.T.long() @ active.long()).fill_diagonal_(0)
-        i, j = both.nonzero(as_tuple=True)
-        assert pairs.i.tolist() == i.tolist()
-        assert pairs.j.tolist() == j.tolist()
-        assert pairs.count.tolist() == both[i, j].tolist()
-        assert pairs.firing.tolist() == active.sum(0).tolist()
-        everywhere = pairs.positions(*torch.meshgrid(*[torch.arange(features)] * 2, indexing="ij"))
-        expected = torch.full_like(both, len(pairs))
-        expected[i, j] = torch.arange(len(i))
-        assert everywhere.tolist() == expected.tolist()
-
-
 def test_a_large_dictionary_and_a_small_one_give_the_same_table() -> None:
     """32,768 features, 6 of which fire."""
     generator = torch.Generator().manual_seed(1)
@@ -385,19 +358,6 @@ def test_what_does_not_fit_is_refused() -> None:
         directed(five, [gated], CoActive.of(five))
     with pytest.raises(MismatchError, match="different"):
         strongest_neurons(codes, [gated], torch.tensor([1]), torch.tensor([1]))
-
-
-def test_tally_counts_as_a_counter_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tally, "_MERGE_AT_LEAST", 10)
-    keys = torch.randint(0, 40, (100,), generator=torch.Generator().manual_seed(0))
-    expected = sorted(Counter(keys.tolist()).items())
-    for limit in (0, 40):
-        monkeypatch.setattr(tally, "DENSE_KEYS", limit)
-        counted = tally.Tally(40, torch.device("cpu"))
-        for some in keys.split(7):
-            counted.add(some)
-        found, counts = counted.counts()
-        assert list(zip(found.tolist(), counts.tolist(), strict=True)) == expected
 
 
 def random_plain(n_features: int, seed: int = 0) -> PlainNeurons:

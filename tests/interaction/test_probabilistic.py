@@ -224,6 +224,10 @@ def test_a_pair_that_fires_together_stands_out_from_one_that_does_not() -> None:
     assert pair_kl(Codes.from_dense(f), some, torch.zeros(0).long(), torch.zeros(0).long()).kl.shape == (0,)
 
 
+def test_no_features_have_an_empty_correlation() -> None:
+    assert gaussian_correlation(Codes.from_dense(torch.zeros(3, 0))).shape == (0, 0)
+
+
 def test_bad_input_is_refused() -> None:
     codes, one = Codes.from_dense(torch.ones(4, 3)), neurons(torch.ones(3, 2))
     with pytest.raises(MismatchError, match="are pairs"):

@@ -1,8 +1,10 @@
 """The pairs of features that are active together on some token, and sums over tokens of what happens between them.
 
 All tables over pairs have one axis, `pair`: the ordered pairs (i, j), i ≠ j, that are active together at least once,
-sorted by i and then j. Both orders of a pair are on it, so that directed and symmetric tables line up. Nothing of size
-features × features is needed: dictionaries of tens of thousands of features have few of their pairs on the axis.
+sorted by i and then j. Both orders of a pair are on it, so that directed and symmetric tables line up. What is kept
+grows with the pairs on the axis, few of those of a dictionary of tens of thousands of features. Up to DENSE_KEYS
+features × features (8,192 features) pairs are counted and looked up in dense tables of that size, which is quicker;
+above, nothing of that size is made.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from crossproof.codes import Codes
+from crossproof.codes import Codes, check_features
 from crossproof.errors import MismatchError
 from crossproof.interaction.contributions import Chunk, chunks
 from crossproof.interaction.tally import DENSE_KEYS, Tally
@@ -36,6 +38,7 @@ class CoActive:
 
     @classmethod
     def of(cls, codes: Codes) -> CoActive:
+        check_features(codes.values)
         pattern = codes.pattern
         n_features = pattern.n_features
         most = int(pattern.row_starts.diff().max()) if pattern.n_rows else 0
@@ -73,6 +76,13 @@ class CoActive:
             raise MismatchError(
                 f"pairs: made from {self.n_tokens} tokens and {self.n_features} features, but the codes have "
                 f"{pattern.n_rows} and {pattern.n_features}: make them with CoActive.of(codes)"
+            )
+        active = codes.active().pattern.row_starts.diff()
+        meetings = int((active * (active - 1)).sum())
+        if meetings != int(self.count.sum()) or not torch.equal(codes.firing_counts(), self.firing):
+            raise MismatchError(
+                "pairs: made from other codes, whose features are active on other tokens: make them with "
+                "CoActive.of(codes)"
             )
 
     def _positions(self, keys: Tensor) -> Tensor:

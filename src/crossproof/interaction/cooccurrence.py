@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crossproof.codes import Codes, Pattern, decode
+from crossproof.codes import Codes, Pattern, check_features, decode
 from crossproof.errors import CrossproofError, MismatchError
 from crossproof.progress import progress
 
@@ -57,10 +57,15 @@ class CoOccurrence:
     level: float
 
     def positions(self, i: Int[Tensor, " asked"], j: Int[Tensor, " asked"]) -> Int[Tensor, " asked"]:
-        """Where the pairs (i, j), of features that fire together, stand in the lists; the order of i and j is free."""
+        """Where the pairs (i, j) stand in the lists, `len(self.i)` for those that do not; the order of i and j is free.
+
+        Every pair that fires together is listed.
+        """
         n_features = len(self.firing)
-        keys, order = (self.i * n_features + self.j).sort()
-        return order[torch.searchsorted(keys, torch.minimum(i, j) * n_features + torch.maximum(i, j))]
+        asked = torch.minimum(i, j) * n_features + torch.maximum(i, j)
+        keys, order = torch.cat([self.i * n_features + self.j, asked.new_full((1,), n_features**2)]).sort()
+        place = torch.searchsorted(keys, asked)
+        return torch.where(keys[place] == asked, order[place], len(self.i))
 
     @property
     def pmi(self) -> Float[Tensor, " pair"]:
@@ -83,6 +88,7 @@ def cooccurrence(codes: Codes, groups: Int[Tensor, " row"] | None = None, level:
         raise CrossproofError(f"level: a false discovery rate lies between 0 and 1, not at {level:g}")
     if groups is not None and groups.shape != (n_tokens,):
         raise MismatchError(f"groups: expected one for each of the {n_tokens} tokens, not {tuple(groups.shape)}")
+    check_features(codes.values)
     active = firing(codes)
     null = _Null(active, groups)
     found: list[tuple[Tensor, ...]] = []
@@ -100,23 +106,23 @@ def cooccurrence(codes: Codes, groups: Int[Tensor, " row"] | None = None, level:
 
 def firing(codes: Codes) -> Codes:
     """1 where a feature is active; entries of strength 0 are left out."""
-    pattern, active = codes.pattern, codes.values > 0
-    before = torch.zeros(pattern.n_entries + 1, dtype=torch.long, device=active.device)
-    torch.cumsum(active, 0, out=before[1:])
-    kept = Pattern(pattern.features[active], before[pattern.row_starts], pattern.n_features)
-    return Codes(kept, torch.ones(kept.n_entries, dtype=torch.float64, device=active.device))
+    active = codes.active()
+    return Codes(active.pattern, torch.ones_like(active.values, dtype=torch.float64))
 
 
 def pair_sums(codes: Codes) -> Iterator[tuple[int, Float[Tensor, "block feature"]]]:
-    """Σ over tokens of value_i · value_j for j > i, 0 elsewhere, for blocks of features i and the first of each."""
+    """Σ over tokens of value_i · value_j for j > i, 0 elsewhere, for blocks of features i and the first of each.
+
+    At least one block, which is empty where there are no features.
+    """
     pattern, values = codes.pattern, codes.values.detach().double()
     n_features, features = pattern.n_features, pattern.features
     order, starts = pattern.by_feature
     first_of: list[int] = starts.tolist()
     # within a row features ascend, so the partners j > i of an entry are those that follow it
     partners = pattern.row_starts[pattern.rows + 1] - torch.arange(pattern.n_entries, device=features.device) - 1
-    height = max(1, BLOCK // n_features)
-    for start in range(0, n_features, height):
+    height = max(1, BLOCK // max(1, n_features))
+    for start in range(0, max(1, n_features), height):
         end = min(start + height, n_features)
         sums = values.new_zeros((end - start) * n_features)
         mine = order[first_of[start] : first_of[end]]
@@ -190,7 +196,7 @@ class _Null:
 def _rows_with_all(half: Codes, start: int, end: int) -> Float[Tensor, "block feature"]:
     """Rows start … end of S Sᵀ for the sparse features × groups matrix S."""
     pattern, n_groups = half.pattern, half.pattern.n_features
-    columns = []
+    columns = [half.values.new_zeros(pattern.n_rows, 0)]
     width = max(1, BLOCK // n_groups)
     for first in range(start, end, width):
         last = min(first + width, end)

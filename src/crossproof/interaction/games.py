@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from crossproof.codes import Codes
+from crossproof.codes import Codes, check_features
 from crossproof.errors import MismatchError
 from crossproof.interaction.contributions import Neurons, PlainNeurons, Table, check_codes, tables
 from crossproof.interaction.shapley import MOST_PLAYERS, Game, ReadOut, ShapleyTaylor, exact, sampled
@@ -68,6 +68,7 @@ def token_index(
     if not 0 <= row < n_rows:
         raise MismatchError(f"row {row}: these codes have the rows 0 to {n_rows - 1}")
     start, end = codes.pattern.row_starts[row : row + 2].tolist()
+    check_features(codes.values[start:end])
     active = codes.values[start:end] > 0
     features, strengths = codes.pattern.features[start:end][active], codes.values[start:end][active]
     game, players = mlp_game(neurons, strengths, features, W_out), len(features)

@@ -164,11 +164,12 @@ class _Found:
 
     def add(self, chunk: Chunk) -> None:
         for its, found in zip(ranked(chunk, self.unit), self.tables, strict=True):
-            total = its.magnitude.sum(1)
-            others = (its.weight * (total - its.largest)).double()
-            self.score.index_add_(0, chunk.tokens, others.sum(1))
-            self.per_neuron += others.sum(0)
-            found.add(chunk, its, total)
+            # summed without the largest rather than less the largest, which would round away others far below it
+            others = its.magnitude.addcmul_(its.magnitude, its.dominant, value=-1).sum(1)
+            weighted = (its.weight * others).double()
+            self.score.index_add_(0, chunk.tokens, weighted.sum(1))
+            self.per_neuron += weighted.sum(0)
+            found.add(chunk, its, its.largest + others)
 
     def result(self) -> Dominance:
         mean = self.per_neuron / max(1, self.n_tokens)

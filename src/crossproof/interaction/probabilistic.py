@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crossproof.codes import Codes, Pattern, decode
+from crossproof.codes import Codes, Pattern, check_features, decode
 from crossproof.errors import CrossproofError, MismatchError
 from crossproof.interaction.contributions import Neurons, check_codes, tables
 from crossproof.interaction.cooccurrence import pair_sums
@@ -66,6 +66,7 @@ def gaussian_correlation(codes: Codes) -> Float[Tensor, "feature feature"]:
             f"{pattern.n_features:,} features have a correlation matrix of {pattern.n_features**2 * 8 / 1e9:.1f} GB, "
             f"and at most {MOST_DENSE:,} are taken: leave features out, or use cooccurrence(codes)"
         )
+    check_features(codes.values)
     features, values = pattern.features, codes.values.detach().double()
     largest = values.new_zeros(pattern.n_features).scatter_reduce(0, features, values, "amax")
     values = values / torch.where(largest > 0, largest, 1)[features]
@@ -366,6 +367,7 @@ def _against_shuffles(kl: Float[Tensor, "drawn item"]) -> Divergence:
 def _check(codes: Codes, bins: int, shuffles: int) -> None:
     if not codes.pattern.n_rows:
         raise MismatchError("codes: no tokens, so features have no distribution; give at least one")
+    check_features(codes.values)
     if bins < 16:
         raise CrossproofError(f"bins: {bins} are too few to hold a distribution; take at least 16")
     if shuffles < 2:

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crossproof.codes import Codes
+from crossproof.codes import Codes, check_features
 from crossproof.errors import CrossproofError, MismatchError, UnsupportedModel
 from crossproof.interaction.coactive import CoActive
 from crossproof.interaction.contributions import GatedNeurons, Neurons, PlainNeurons, contributions, tables
@@ -40,6 +40,7 @@ SCORES: tuple[Score, ...] = ("exact", "directed", "mass")
 
 def typical_strengths(codes: Codes) -> Float[Tensor, " feature"]:
     """Mean of each feature over the tokens where it is active; 0 where it never is."""
+    check_features(codes.values)
     total = torch.zeros(codes.pattern.n_features, dtype=torch.float64, device=codes.values.device)
     total.index_add_(0, codes.pattern.features, codes.values.detach().double())
     return total / codes.firing_counts().clamp(min=1)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crossproof.codes import Codes, Pattern
+from crossproof.codes import Codes, Pattern, check_features
 from crossproof.errors import MismatchError
 from crossproof.interaction.contributions import CHUNK, Chunk, Neurons, PlainNeurons, check_codes, chunks, tables
 from crossproof.interaction.interpretations.base import Block, GatedBlock, Interpretation, PlainBlock
@@ -27,6 +27,7 @@ def generic_penalty(
     forward, chunk by chunk, so that no chunk's intermediate values outlive it.
     """
     check_codes(codes, tables(neurons)[0].n_features)
+    check_features(codes.values)
     n_neurons = tables(neurons)[0].n_neurons
     if weights is not None and weights.shape != (n_neurons,):
         raise MismatchError(f"weights: one for each of {n_neurons} neurons, not the shape {tuple(weights.shape)}")

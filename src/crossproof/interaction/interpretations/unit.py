@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crossproof.codes import Codes
+from crossproof.codes import Codes, check_features
 from crossproof.errors import MismatchError
 from crossproof.interaction.contributions import CHUNK, Neurons, check_codes, chunks, tables
 from crossproof.interaction.interpretations.base import Interpretation, block_of
@@ -38,6 +38,7 @@ def unit_residual(
 ) -> UnitResidual:
     """The residual of an MLP and its certified size, in float64 from the contributions on."""
     check_codes(codes, tables(neurons)[0].n_features)
+    check_features(codes.values)
     n_neurons = tables(neurons)[0].n_neurons
     if len(W_out) != n_neurons:
         raise MismatchError(
