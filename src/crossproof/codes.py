@@ -124,6 +124,14 @@ class Codes:
         return torch.bincount(self.pattern.features[self.values > 0], minlength=self.pattern.n_features)
 
 
+def as_codes(features: Codes | Float[Tensor, "..."]) -> Codes:
+    """Sparse codes, or anybody's tokens × features matrix, refused where they cannot be features."""
+    if not isinstance(features, Codes):
+        return Codes.from_dense(features)
+    check_features(features.values)
+    return features
+
+
 def check_features(values: Float[Tensor, "*any"]) -> None:
     """Refuse what no feature can be: negative, or not a number."""
     values = values.detach()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,41 +14,8 @@ from torch import Tensor
 from crossproof.codes import Codes, Pattern
 from crossproof.errors import CrossproofError, MismatchError, NonFinite, UnsupportedModel
 from crossproof.interaction.penalty import InteractionPenalty
-from crossproof.units import ACTIVATIONS, MLP, GatedMLP
-
-D, F, N = 3, 5, 4
-
-
-def make_mlp(seed: int, neurons: int = N, activation: str = "relu", ties: bool = False) -> MLP:
-    def draw(*shape: int) -> Tensor:
-        if ties:
-            return torch.randint(-1, 2, shape, generator=generator).double()
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    generator = torch.Generator().manual_seed(seed)
-    return MLP(
-        W_in=draw(D, neurons), b_in=draw(neurons), activation=activation, W_out=draw(neurons, D) + 0.1, b_out=draw(D)
-    )
-
-
-def make_gated(seed: int) -> GatedMLP:
-    gate, value = make_mlp(seed), make_mlp(seed + 1)
-    return GatedMLP(
-        W_gate=gate.W_in, b_gate=gate.b_in, W_in=value.W_in, b_in=value.b_in, activation="silu", W_out=value.W_out,
-        b_out=value.b_out,
-    )  # fmt: skip
-
-
-def batch(seed: int, tokens: int, density: float, n_mlps: int, ties: bool = False) -> tuple[Tensor, list[Tensor]]:
-    generator = torch.Generator().manual_seed(seed)
-    mask = torch.rand(tokens, F, generator=generator) < density
-    if ties:
-        strengths = torch.randint(1, 3, (tokens, F), generator=generator).double()
-        directions = [torch.randint(-1, 2, (F, D), generator=generator).double() for _ in range(n_mlps)]
-    else:
-        strengths = torch.rand(tokens, F, generator=generator, dtype=torch.float64) + 0.1
-        directions = [torch.randn(F, D, generator=generator, dtype=torch.float64) for _ in range(n_mlps)]
-    return strengths * mask, directions
+from crossproof.units import ACTIVATIONS, MLP
+from tests.interaction.penalty_toys import D, F, N, batch, make_gated, make_mlp, value_and_gradients
 
 
 def reference(
@@ -90,12 +56,6 @@ def reference(
         size = max(1, len(f) * n_neurons) if scaling == "paper" else (total.detach() if float(total.detach()) else 1.0)
         values.append(penalised / size)
     return torch.stack([torch.as_tensor(value) for value in values]).mean()
-
-
-def value_and_gradients(call: Callable[[], Tensor], leaves: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    value = call()
-    gradients = torch.autograd.grad(value, leaves, allow_unused=True) if value.requires_grad else [None] * len(leaves)
-    return value.detach(), [torch.zeros_like(x) if g is None else g for g, x in zip(gradients, leaves, strict=True)]
 
 
 @settings(deadline=None, max_examples=40)
@@ -208,78 +168,6 @@ def test_where_no_feature_is_active_the_penalty_and_its_gradient_are_zero() -> N
 
 def test_a_batch_without_tokens_costs_nothing() -> None:
     assert float(InteractionPenalty([make_mlp(0)])(torch.zeros(0, F).double(), [torch.randn(F, D).double()])) == 0
-
-
-@pytest.mark.parametrize("form", ["dominant", "mass", "additive"])
-def test_a_random_part_of_the_neurons_is_unbiased_in_value_and_gradient(form: str) -> None:
-    mlps = [make_mlp(0, neurons=4, activation="gelu")]
-    f, (d,) = batch(1, 5, 0.7, 1)
-    f, d = f.requires_grad_(), d.requires_grad_()
-
-    def run(penalty: InteractionPenalty) -> Tensor:
-        value, gradients = value_and_gradients(lambda: penalty(f, [d]), [f, d])
-        return torch.cat([value[None], *(gradient.flatten() for gradient in gradients)])
-
-    part = InteractionPenalty(mlps, form=form, scaling="paper", weighted=True, fraction=0.5)
-    # two of four neurons: six draws, each as likely as another, so their plain mean is the expectation
-    draws = torch.stack([run(part) for _ in range(120)])
-    different = torch.unique(draws.mul(1e12).round().div(1e12), dim=0)
-    assert len(different) == 6
-    seen = (draws[:, None] - different).abs().amax(2).argmin(1).bincount()
-    assert int(seen.min()) >= 8, "draws are even"
-    whole = run(InteractionPenalty(mlps, form=form, scaling="paper", weighted=True))
-    torch.testing.assert_close(different.mean(0), whole, rtol=1e-8, atol=1e-10)
-
-
-def test_relative_on_a_part_of_the_neurons_comes_to_that_on_all_of_them_in_value_and_gradient() -> None:
-    mlps = [make_mlp(0, neurons=12)]
-    d = batch(1, 5, 0.7, 1)[1][0].requires_grad_()
-    part, several, wholes, runs = InteractionPenalty(mlps, fraction=0.25), [], [], []
-    for seed in range(5):
-        f = batch(seed, 5, 0.7, 1)[0]
-        several.append(f)
-        wholes.append(value_and_gradients(lambda: InteractionPenalty(mlps, scaling="paper")(several[-1], [d]), [d]))
-    for call in range(1500):
-        f = several[call % 5]
-        value, (gradient,) = value_and_gradients(lambda: part(f, [d]), [d])  # noqa: B023
-        runs.append(torch.cat([value[None], gradient.flatten()]))
-    # one denominator for all batches: the mean contribution
-    mean = sum(float(f.sum(0) @ (d.detach() @ mlps[0].W_in).abs().sum(1)) for f in several) / sum(
-        5 * 12 for _ in several
-    )
-    exact = torch.stack([torch.cat([value[None], each.flatten()]) for value, (each,) in wholes]).mean(0) / mean
-    found = torch.stack(runs[200:])
-    away = (found.mean(0) - exact).abs()
-    assert bool((away < 0.03 * exact.abs().max() + 5 * found.std(0) / len(found) ** 0.5).all())
-    assert float(part.totals[0]) == pytest.approx(mean, rel=0.3)
-
-
-@pytest.mark.parametrize("factor", [0.0, 0.01])
-def test_a_first_batch_without_features_or_with_weak_ones_does_not_set_the_denominator_for_long(factor: float) -> None:
-    mlps = [make_mlp(0, neurons=12)]
-    f, (d,) = batch(1, 5, 0.7, 1)
-    part = InteractionPenalty(mlps, fraction=0.5)
-    first = float(part(f * factor, [d]))
-    assert 0 <= first < 1
-    values = [float(part(f, [d])) for _ in range(300)]
-    assert max(values[0 if factor == 0 else 5 :]) < 10
-    assert max(values[-100:]) < 1.2
-
-
-def test_draws_go_on_where_a_saved_state_left_them_and_all_neurons_are_looked_at_when_evaluating() -> None:
-    mlps = [make_mlp(0, neurons=12)]
-    f, (d,) = batch(1, 5, 0.7, 1)
-    first = InteractionPenalty(mlps, fraction=0.25, seed=3)
-    before = [float(first(f, [d])) for _ in range(3)]
-    state = {name: tensor.clone() for name, tensor in first.state_dict().items()}
-    after = [float(first(f, [d])) for _ in range(3)]
-    assert len(set(before + after)) > 2
-    second = InteractionPenalty(mlps, fraction=0.25, seed=3)
-    second.load_state_dict(state)
-    assert [float(second(f, [d])) for _ in range(3)] == after
-    second.eval()
-    torch.testing.assert_close(second(f, [d]), InteractionPenalty(mlps)(f, [d]))
-    assert [float(v) for v in second.state_dict().values() if v.dim() == 0] == [6.0]
 
 
 def test_scaling_a_feature_up_and_its_directions_down_changes_nothing() -> None:

@@ -11,7 +11,7 @@ Chunks hold a bounded number of contributions: memory never grows with tokens ×
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -117,6 +117,21 @@ def check_codes(codes: Codes, n_features: int) -> None:
             f"codes: {codes.pattern.n_features} features on the last axis, but the contribution table has {n_features} "
             "rows: they are of different dictionaries"
         )
+
+
+def check_directions(codes: Codes, directions: Sequence[Tensor], widths: Sequence[int]) -> None:
+    """Refuse what is not one [feature, d_model] for each MLP, of these widths and of the codes' features."""
+    if len(directions) != len(widths):
+        raise MismatchError(
+            f"directions: {len(directions)} for {len(widths)} MLPs; expected one for each, in their order"
+        )
+    for number, (at, d_model) in enumerate(zip(directions, widths, strict=True)):
+        if at.dim() != 2 or at.shape[1] != d_model:
+            raise MismatchError(
+                f"directions[{number}]: expected [feature, d_model] with d_model {d_model}, the first axis of that "
+                f"MLP's W_in, not the shape {tuple(at.shape)}"
+            )
+        check_codes(codes, at.shape[0])
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,9 +24,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossproof.codes import Codes, check_features
-from crossproof.errors import CrossproofError, MismatchError
-from crossproof.interaction.contributions import check_codes
+from crossproof.codes import Codes, as_codes
+from crossproof.errors import CrossproofError
+from crossproof.interaction.contributions import check_directions
 from crossproof.interaction.penalty import InteractionPenalty
 from crossproof.units import MLP, GatedMLP
 
@@ -61,20 +61,9 @@ class Control(nn.Module):
             if reconstruction is None:
                 raise CrossproofError("reconstruction: this control is the reconstruction error, so it must be given")
             return reconstruction
-        codes = features if isinstance(features, Codes) else Codes.from_dense(features)
-        check_features(codes.values)
+        codes = as_codes(features)
         weights = [W for _, W in self.named_buffers(remove_duplicate=False)]
-        if len(directions) != len(weights):
-            raise MismatchError(
-                f"directions: {len(directions)} for {len(weights)} MLPs; expected one for each, in their order"
-            )
-        for number, (d, W) in enumerate(zip(directions, weights, strict=True)):
-            check_codes(codes, d.shape[0])
-            if d.shape[1:] != W.shape[:1]:
-                raise MismatchError(
-                    f"directions[{number}]: expected [feature, d_model] with d_model {W.shape[0]}, not the shape "
-                    f"{tuple(d.shape)}"
-                )
+        check_directions(codes, directions, [W.shape[0] for W in weights])
         measure = _MEASURES[self.name]
         return torch.stack([measure(codes, d, W) for d, W in zip(directions, weights, strict=True)]).mean()
 
@@ -103,7 +92,7 @@ class Matched(nn.Module):
         biases: Sequence[Float[Tensor, " d_model"]] | None = None,
         reconstruction: Float[Tensor, ""] | None = None,
     ) -> Float[Tensor, ""]:
-        codes = features if isinstance(features, Codes) else Codes.from_dense(features)
+        codes = as_codes(features)
         control: Tensor = self.control(codes, directions, biases, reconstruction)
         if int(self.batches) < MATCHED_ON and self.training:
             with torch.no_grad():

@@ -33,9 +33,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from crossproof.codes import Codes, Pattern, check_features, decode
+from crossproof.codes import Codes, Pattern, as_codes, decode
 from crossproof.errors import CrossproofError, MismatchError, UnsupportedModel
-from crossproof.interaction.contributions import PlainNeurons, Table, check_codes
+from crossproof.interaction.contributions import PlainNeurons, Table, check_directions
 from crossproof.interaction.dominant_kernel import Size, cut, dominant_penalty
 from crossproof.interaction.interpretations import Additive, generic_penalty
 from crossproof.units import ACTIVATIONS, MLP, Activation, GatedMLP
@@ -76,7 +76,7 @@ class InteractionPenalty(nn.Module):
         super().__init__()
         _check_settings(units, form, q, scaling, fraction)
         self.form, self.q, self.scaling, self.fraction, self.seed = form, q, scaling, fraction, seed
-        self.n_units = len(units)
+        self.widths = [unit.W_in.shape[0] for unit in units]
         self.layers = nn.ModuleList(
             _Layer(index, W, b, unit, weighted) for index, unit in enumerate(units) for W, b in _weights(unit)
         )
@@ -88,7 +88,7 @@ class InteractionPenalty(nn.Module):
 
     def extra_repr(self) -> str:
         top = f", q={self.q}" if self.form == "dominant" else ""
-        return f"{self.n_units} MLPs, {self.form}{top}, {self.scaling} scaling, {self.fraction:.3g} of the neurons"
+        return f"{len(self.widths)} MLPs, {self.form}{top}, {self.scaling} scaling, {self.fraction:.3g} of the neurons"
 
     def forward(
         self,
@@ -102,11 +102,7 @@ class InteractionPenalty(nn.Module):
         dictionary writes at each MLP's input where no feature is active, zero if not given; a bias is a player in
         `mass` and the background of `additive`.
         """
-        if isinstance(features, Codes):
-            check_features(features.values)
-            codes = features.active()
-        else:
-            codes = Codes.from_dense(features)
+        codes = as_codes(features).active()
         self._check_inputs(codes, directions, biases)
         with torch.autocast(codes.values.device.type, enabled=False):
             return self._penalty(codes, directions, biases)
@@ -195,24 +191,14 @@ class InteractionPenalty(nn.Module):
         return torch.Generator().manual_seed(int(mixed))
 
     def _check_inputs(self, codes: Codes, directions: Sequence[Tensor], biases: Sequence[Tensor] | None) -> None:
-        for name, given in (("directions", directions), ("biases", biases)):
-            if given is not None and len(given) != self.n_units:
-                raise MismatchError(
-                    f"{name}: {len(given)} for {self.n_units} MLPs; expected one for each, in their order"
-                )
-        for layer in self.layers:
-            assert isinstance(layer, _Layer)
-            at, d_model = directions[layer.unit], layer.W.shape[0]
-            if at.dim() != 2 or at.shape[1] != d_model:
-                raise MismatchError(
-                    f"directions[{layer.unit}]: expected [feature, d_model] with d_model {d_model}, the first axis of "
-                    f"that MLP's W_in, not the shape {tuple(at.shape)}"
-                )
-            check_codes(codes, at.shape[0])
-            if biases is not None and biases[layer.unit].shape != (d_model,):
-                raise MismatchError(
-                    f"biases[{layer.unit}]: expected the shape ({d_model},), not {tuple(biases[layer.unit].shape)}"
-                )
+        check_directions(codes, directions, self.widths)
+        if biases is not None and len(biases) != len(self.widths):
+            raise MismatchError(
+                f"biases: {len(biases)} for {len(self.widths)} MLPs; expected one for each, in their order"
+            )
+        for number, (bias, d_model) in enumerate(zip(biases or (), self.widths, strict=False)):
+            if bias.shape != (d_model,):
+                raise MismatchError(f"biases[{number}]: expected the shape ({d_model},), not {tuple(bias.shape)}")
 
 
 class _Batch:
