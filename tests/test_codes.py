@@ -134,3 +134,16 @@ def test_columns_that_are_read_beside_the_product_have_their_gradient_in_its_own
     plain = torch.autograd.grad(loss(pattern.dense(values) @ W, [W[:, some] for some in columns]), [W, values])
     for a, b in zip(ours, plain, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_some_rows_are_those_of_the_matrix_and_keep_their_gradient() -> None:
+    features = torch.rand(7, 5, dtype=torch.float64).sub(0.5).relu().requires_grad_()
+    codes = Codes.from_dense(features)
+    for start in range(8):
+        for stop in range(start, 8):
+            some = codes.rows(start, stop)
+            assert torch.equal(some.dense(), features[start:stop])
+            assert some.pattern.n_rows == stop - start
+    codes.rows(2, 4).values.sum().backward()
+    assert features.grad is not None
+    assert torch.equal(features.grad.nonzero()[:, 0].unique(), (features.detach()[2:4] > 0).any(1).nonzero()[:, 0] + 2)

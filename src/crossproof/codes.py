@@ -109,6 +109,13 @@ class Codes:
     def dense(self) -> Float[Tensor, "row feature"]:
         return self.pattern.dense(self.values)
 
+    def rows(self, start: int, stop: int) -> Codes:
+        """Some of the tokens, one after the other."""
+        starts = self.pattern.row_starts[start : stop + 1]
+        entries = slice(int(starts[0]), int(starts[-1]))
+        pattern = Pattern(self.pattern.features[entries], starts - starts[0], self.pattern.n_features)
+        return Codes(pattern, self.values[entries])
+
     def active(self) -> Codes:
         """Without the entries of strength 0, such as thresholds leave where they have gradients."""
         on = self.values > 0

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import crossproof as xp
-from crossproof.binding import interactions as module
+from crossproof.binding import encoding as module
 from crossproof.binding.bound import bound_mlps, neurons_of
-from crossproof.binding.interactions import codes_of
+from crossproof.binding.encoding import codes_of
 from crossproof.errors import CrossproofError, MismatchError, UnsupportedModel
 from crossproof.interaction.result import measure
 from crossproof.interaction.weights import hadamard, typical_strengths

@@ -11,23 +11,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crossproof.binding.bound import bound_mlps, neurons_of
-from crossproof.codes import Codes, Pattern
+from crossproof.binding.encoding import codes_of, encode
+from crossproof.codes import Codes
 from crossproof.crosscoder.model import Crosscoder
-from crossproof.errors import CrossproofError
 from crossproof.interaction import frames
 from crossproof.interaction.coactive import CoActive
 from crossproof.interaction.result import Interactions, choose_metrics, measure
 from crossproof.interaction.tokens import at_tokens
 from crossproof.interaction.weights import hadamard_of_pairs, typical_strengths
-from crossproof.progress import progress
 from crossproof.subject.subject import Subject
 from crossproof.subject.tokens import Tokens
 
 if TYPE_CHECKING:
     import pandas as pd
-
-TEXTS_PER_PASS = 64
-
 
 def interactions(
     subject: Subject, coder: Crosscoder, tokens: Tokens, metrics: Sequence[str] | None = None
@@ -65,26 +61,3 @@ def token_interactions(subject: Subject, coder: Crosscoder, text: str) -> pd.Dat
     at = at_tokens(Codes(codes.pattern, codes.values.double()), units)
     words = [subject.tokenizer.decode([each]) for each in tokens.ids[tokens.keep].tolist()]
     return frames.tokens(words, [unit.name for unit in units], {k: v.cpu() for k, v in at._asdict().items()})
-
-
-@torch.no_grad()
-def codes_of(subject: Subject, coder: Crosscoder, tokens: Tokens) -> Codes:
-    """The codes of all kept tokens, text by text."""
-    if not isinstance(tokens, Tokens):
-        raise CrossproofError(
-            f"tokens: expected Tokens, not {type(tokens).__name__}; subject.texts(100) gives held-out ones, and "
-            "subject.tokens([…]) makes them from texts"
-        )
-    if tokens.n_kept == 0:
-        raise CrossproofError(f"no tokens: none of the positions of these {len(tokens)} texts is kept")
-    found = []
-    with progress("encoding", tokens.n_kept, "tokens") as bar:
-        for batch in tokens.batches(TEXTS_PER_PASS):
-            if batch.n_kept:
-                found.append(coder.encode(subject.harvest(batch, coder.sites).to(coder.W_dec.device)))
-                bar(batch.n_kept)
-    features = torch.cat([codes.pattern.features for codes in found])
-    counts = torch.cat([codes.pattern.row_starts.diff() for codes in found])
-    row_starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    values = torch.cat([codes.values for codes in found])
-    return Codes(Pattern(features, row_starts, coder.config.features), values)

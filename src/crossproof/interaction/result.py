@@ -23,6 +23,7 @@ from torch import Tensor
 from crossproof.codes import Codes
 from crossproof.errors import CrossproofError, nearest
 from crossproof.interaction import frames, probabilistic, result_files, result_view, weights
+from crossproof.interaction.account import Account
 from crossproof.interaction.coactive import CoActive, PairSums
 from crossproof.interaction.contributions import Neurons, PlainNeurons
 from crossproof.interaction.cooccurrence import cooccurrence
@@ -58,6 +59,10 @@ class Interactions:
     features: pd.DataFrame
     find_carriers: Callable[[Tensor, Tensor, Tensor], Carriers]
     """From i, j and unit of the first rows."""
+    account: Account | None = None
+    """How far all units' interactions may move the residual stream, attention and norms among them, where measured."""
+    token_scores: Float64[Tensor, "token unit"] | None = None
+    """Σ_n weight_n (Σ|p| − max|p|) at each token in each MLP; not kept in files."""
     measured_on: tuple[Codes, Sequence[Neurons]] | None = None
     """Codes and neurons, for what is only made when it is asked for; not kept in files."""
     reader: Callable[[str], pd.DataFrame] | None = None
@@ -187,7 +192,8 @@ class Interactions:
     @cached_property
     def _order(self) -> Int[Tensor, " row"]:
         """pair · units + unit, the largest score first; of equal ones the lowest pair, then the first unit."""
-        return _by_pair([its.total for its in self.sums["directed"]]).argsort(descending=True, stable=True)
+        # by the score that is shown: two totals may differ by rounding where their means do not
+        return _by_pair([its.mean for its in self.sums["directed"]]).argsort(descending=True, stable=True)
 
     @cached_property
     def carriers(self) -> Carriers:
@@ -242,6 +248,7 @@ def measure(
         neurons=frames.neurons(units, dominated),
         features=frames.features(codes, measured["directed"], bias, coactive),
         find_carriers=carriers,
+        token_scores=torch.stack([its.score for its in dominated], dim=1).cpu(),
         measured_on=(codes, units),
     )
 

@@ -1,6 +1,8 @@
 """Interactions on disk: a folder with a description, the sums and the tables. No model is in it.
 
     interactions.json     what was measured, and a hash of every other file
+    account.safetensors   of all units: each text's interactions, and what each pair has in each of them; where it was
+                          measured
     sums.safetensors      i, j, count, firing; for each metric its totals and squares, unit × pair; the
                           columns of pairs; the neurons of the first rows
     units, neurons, features, pairs .parquet
@@ -21,12 +23,13 @@ from torch import Tensor
 
 from crossproof.errors import BadFile, MismatchError
 from crossproof.files import complete_folder, read_json, read_safetensors, replace_folder, write_json, write_safetensors
+from crossproof.interaction.account import Account, Kind
 from crossproof.interaction.coactive import CoActive, PairSums
 
 if TYPE_CHECKING:
     from crossproof.interaction.result import Interactions
 
-DESCRIPTION, SUMS = "interactions.json", "sums.safetensors"
+DESCRIPTION, SUMS, ACCOUNT = "interactions.json", "sums.safetensors", "account.safetensors"
 TABLES = ("pairs", "units", "neurons", "features")
 FILES = (SUMS, *(f"{name}.parquet" for name in TABLES))
 IN_RUN = "interactions"
@@ -43,6 +46,8 @@ class Description(BaseModel):
     unit_names: tuple[str, ...]
     metrics: tuple[str, ...]
     columns: tuple[str, ...]
+    account: dict[str, Kind] = {}
+    """The units of the account and their kinds; none where there is no account."""
     n_features: int
     n_tokens: int
     files: dict[str, str]
@@ -64,6 +69,8 @@ def save(found: Interactions, folder: Path) -> None:
     tensors |= {f"column.{name}": column for name, column in found.columns.items()}
     with replace_folder(folder) as new:
         write_safetensors(new / SUMS, tensors)
+        if found.account is not None:
+            write_safetensors(new / ACCOUNT, _tensors_of(found.account))
         for name in TABLES:
             getattr(found, name).to_parquet(new / f"{name}.parquet")
         description = Description(
@@ -71,9 +78,10 @@ def save(found: Interactions, folder: Path) -> None:
             unit_names=found.unit_names,
             metrics=tuple(found.sums),
             columns=tuple(found.columns),
+            account={} if found.account is None else dict(found.account.kinds),
             n_features=coactive.n_features,
             n_tokens=coactive.n_tokens,
-            files={name: _hash_of_file(new / name) for name in FILES},
+            files={path.name: _hash_of_file(path) for path in sorted(new.iterdir())},
         )
         written = description.model_dump(mode="json") | {"sha256": _hash_of(description)}
         write_json(new / DESCRIPTION, written)
@@ -109,8 +117,30 @@ def load(given: Path) -> dict[str, Any]:
         "sums": {metric: sums(metric) for metric in description.metrics},
         "columns": {name: tensors[f"column.{name}"] for name in description.columns},
         "find_carriers": carriers,
+        "account": _account(folder, description, coactive),
         **tables,
     }
+
+
+_ACROSS, _SAME = "across_tokens.", "on_same_token."
+
+
+def _tensors_of(account: Account) -> dict[str, Tensor]:
+    tensors = {"by_text": account.by_text, "tokens": account.tokens, "written": account.written}
+    tensors |= {_SAME + name: table for name, table in account.on_same_token.items()}
+    return tensors | {_ACROSS + name: table for name, table in account.across_tokens.items()}
+
+
+def _account(folder: Path, description: Description, coactive: CoActive) -> Account | None:
+    if not description.account:
+        return None
+    tensors = read_safetensors(folder / ACCOUNT)
+
+    def of(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): tensors[name] for name in sorted(tensors) if name.startswith(prefix)}
+
+    by_text, tokens, written = (tensors[name] for name in ("by_text", "tokens", "written"))
+    return Account(description.account, by_text, tokens, written, coactive, of(_SAME), of(_ACROSS))
 
 
 def _described(folder: Path) -> Description:
@@ -125,7 +155,7 @@ def _described(folder: Path) -> Description:
         raise BadFile(f"{folder / DESCRIPTION}: {problems}") from error
     if description.sha256 != _hash_of(description):
         raise BadFile(f"{folder / DESCRIPTION} is not as it was written (sha256 differs)")
-    for name in FILES:
+    for name in (*FILES, *([ACCOUNT] if description.account else [])):
         if not (folder / name).is_file():
             raise BadFile(f"{folder / name} is missing")
         if _hash_of_file(folder / name) != description.files.get(name):

@@ -227,7 +227,12 @@ class Subject:
             raise MismatchError(f"sites of one harvest must share a width, not {widths or 'be none at all'}")
         if tokens.n_kept == 0:
             raise CrossproofError(f"no tokens: none of the positions of these {len(tokens)} texts is kept")
-        values = self.cache(tokens, sites)
+        return self.kept(tokens, sites, self.cache(tokens, sites))
+
+    def kept(
+        self, tokens: Tokens, sites: Sequence[str], values: Mapping[str, Tensor]
+    ) -> Float[Tensor, "row site width"]:
+        """Of values at all positions, as `cache` gives them, those at the kept ones; refused if not finite."""
         keep = tokens.keep.to(self.device)
         rows = torch.stack([values[site][keep] for site in sites], dim=1).float()
         # One sum says of almost every batch that all is well, eight times as fast as a look at every number.

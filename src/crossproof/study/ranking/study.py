@@ -20,7 +20,7 @@ from torch import Tensor
 
 from crossproof import runs
 from crossproof.binding.bound import bound_mlps, neurons_of
-from crossproof.binding.interactions import codes_of
+from crossproof.binding.encoding import codes_of
 from crossproof.codes import Codes
 from crossproof.crosscoder.config import Count, Strict
 from crossproof.crosscoder.model import Crosscoder
@@ -34,7 +34,6 @@ from crossproof.study.ranking.results import RankingStudy, UnitRecord
 from crossproof.study.ranking.tokens import at_tokens
 from crossproof.subject.subject import Subject
 from crossproof.subject.tokens import Tokens
-from crossproof.units import MLP
 
 KIND = "ranking"
 KL = "pair KL"
@@ -136,24 +135,23 @@ def _corpus_scores(
     ranked: Bool[Tensor, " pair"],
     seed: int,
 ) -> tuple[Scores, Scores]:
-    """What the metrics of plain MLPs say of all pairs, and what they say of the ranked ones where all are too many."""
+    """What the metrics say of all pairs, and what they say of the ranked ones where all are too many."""
     of_all: dict[str, list[Tensor]] = {}
     of_ranked: dict[str, list[Tensor]] = {}
     bound, neurons = bound_mlps(subject, coder), neurons_of(subject, coder)
     with progress("metrics", len(bound), "MLPs") as bar:
         for mlp, its in zip(bound, neurons, strict=True):
-            if isinstance(mlp.unit, MLP) and isinstance(its, PlainNeurons):
-                directions, bias = coder.decoder[:, mlp.site], coder.decoder_bias[mlp.site]
-                scores = pair_scores(codes, its, mlp.unit, directions, bias, i, j, seed)
-                for name, values in scores.items():
-                    of_all.setdefault(name, []).append(values)
-                if KL not in scores and int(ranked.sum()) <= MOST_KL_PAIRS:
-                    kl = pair_kl(codes, its, i[ranked], j[ranked], shuffles=2, seed=seed)
-                    of_ranked.setdefault(KL, []).append(kl.excess)
+            directions, bias = coder.decoder[:, mlp.site], coder.decoder_bias[mlp.site]
+            scores = pair_scores(codes, its, mlp.unit, directions, bias, i, j, seed)
+            for name, values in scores.items():
+                of_all.setdefault(name, []).append(values)
+            if isinstance(its, PlainNeurons) and KL not in scores and int(ranked.sum()) <= MOST_KL_PAIRS:
+                kl = pair_kl(codes, its, i[ranked], j[ranked], shuffles=2, seed=seed)
+                of_ranked.setdefault(KL, []).append(kl.excess)
             bar(1)
     return _in_all(of_all, len(bound)), _in_all(of_ranked, len(bound))
 
 
 def _in_all(scores: dict[str, list[Tensor]], mlps: int) -> Scores:
-    """Of a model with gated MLPs, these metrics have some or none."""
+    """Those that every MLP has: some metrics are for plain ones only, some for gated ones."""
     return {name: torch.stack(values) for name, values in scores.items() if len(values) == mlps}

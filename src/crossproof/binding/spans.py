@@ -1,0 +1,151 @@
+"""How features interact between any two sites of a model, when several units act together.
+
+    found = span_interactions(subject, coder, tokens, "blocks.1.hook_resid_pre", "blocks.2.hook_resid_post")
+    found.pairs.head()
+
+At sampled tokens, the Shapley-Taylor index of every pair of active features in the game of `span.py`: the model itself
+runs, with some of the features at the input site and everything that lies between the sites. Exact where a token has
+few features, from random orders where it has many. It knows nothing of units, so that it is what their sums are to be
+set against, and costs hundreds of forward passes a token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import comb
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor
+
+from crossproof.binding.encoding import encode
+from crossproof.binding.span import span_game
+from crossproof.crosscoder.model import Crosscoder
+from crossproof.errors import CrossproofError
+from crossproof.interaction.shapley import ShapleyTaylor, exact, sampled
+from crossproof.progress import progress
+from crossproof.subject.subject import Subject
+from crossproof.subject.tokens import Tokens
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EXACT = 10
+"""Up to this many features a token is visited in all its 1,024 coalitions or fewer."""
+
+
+@dataclass(frozen=True, eq=False)
+class SpanInteractions:
+    """Shapley-Taylor values of a span at sampled tokens."""
+
+    input_site: str
+    output_site: str
+    pairs: pd.DataFrame
+    """A row for each unordered pair that met: `strength` is the mean length of its index over the `count` sampled
+    tokens where both are active, `score` that times the share of tokens where they are. The strongest score first."""
+    tokens: pd.DataFrame
+    """A row for each sampled token: `text`, `position`, `features` active, whether its values are `estimated`; `change`,
+    the length by which all features together move the output, `single` that of each alone, summed as vectors, `together`
+    that of all pairs, summed as vectors (T12: change = single + together as vectors), and `sizes`, the pairs' lengths
+    summed."""
+
+
+@torch.no_grad()
+def span_interactions(
+    subject: Subject,
+    coder: Crosscoder,
+    tokens: Tokens,
+    input_site: str,
+    output_site: str,
+    sample: int = 50,
+    orders: int = 16,
+    keep_error: bool = False,
+    seed: int = 0,
+) -> SpanInteractions:
+    """Of `sample` of these tokens, drawn evenly from those with two or more active features.
+
+    A token with more than 10 active features is estimated from `orders` random orders. With `keep_error` the
+    crosscoder's error stands in every coalition.
+    """
+    if sample < 1 or orders < 2:
+        raise CrossproofError(f"sample {sample}, orders {orders}: give at least 1 token and 2 random orders")
+    encoded = encode(subject, coder, tokens)
+    active = torch.bincount(
+        encoded.codes.pattern.rows[encoded.codes.values > 0], minlength=encoded.codes.pattern.n_rows
+    )
+    candidates = (active >= 2).nonzero().squeeze(1).cpu()
+    if len(candidates) == 0:
+        raise CrossproofError("no token has two active features: there is no pair to measure")
+    chosen = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))[:sample]
+    rows = candidates[chosen].sort().values
+    places = encoded.keep.nonzero()[rows].tolist()
+    records, keys, strengths = [], [], []
+    with progress(f"{input_site} → {output_site}", len(rows), "tokens") as bar:
+        for row, (text, position) in zip(rows.tolist(), places, strict=True):
+            game, features = span_game(
+                subject, tokens, coder, text, position, input_site, output_site, keep_error=keep_error
+            )
+            players = len(features)
+            found = exact(game, players) if players <= EXACT else sampled(game, players, orders, seed + row)
+            i, j = torch.triu_indices(players, players, 1)
+            size = strengths_of(found)[i, j].cpu()
+            features = features.cpu()
+            keys.append(features[i] * coder.config.features + features[j])
+            strengths.append(size)
+            records.append(_record(found, text, position, players, size))
+            bar(1)
+    return SpanInteractions(
+        input_site, output_site, _pairs(torch.cat(keys), torch.cat(strengths), len(rows), coder), _frame(records)
+    )
+
+
+def strengths_of(found: ShapleyTaylor) -> Float64[Tensor, "player player"]:
+    """The lengths of the pairs' indices. An estimate is too long by its own error, whose mean square is taken off."""
+    if found.standard_error is None:
+        return found.strength()
+    return (found.pairs.square().sum(-1) - found.standard_error.square().sum(-1)).clamp(min=0).sqrt()
+
+
+def _record(found: ShapleyTaylor, text: int, position: int, players: int, sizes: Tensor) -> dict[str, Any]:
+    return {
+        "text": text,
+        "position": position,
+        "features": players,
+        "estimated": found.standard_error is not None,
+        "change": float((found.full - found.empty).norm()),
+        "single": float(found.single.sum(0).norm()),
+        "together": float((found.pairs.sum((0, 1)) / 2).norm()),
+        "sizes": float(sizes.sum()),
+    }
+
+
+def _pairs(
+    keys: Int[Tensor, " seen"], strength: Float64[Tensor, " seen"], tokens: int, coder: Crosscoder
+) -> pd.DataFrame:
+    import pandas as pd
+
+    keys, pair = keys.unique(return_inverse=True)
+    total = torch.zeros(len(keys), dtype=torch.float64).index_add_(0, pair, strength)
+    count = torch.bincount(pair, minlength=len(keys))
+    features = coder.config.features
+    order = total.argsort(descending=True, stable=True)
+    table = {
+        "i": keys // features,
+        "j": keys % features,
+        "strength": total / count,
+        "count": count,
+        "score": total / tokens,
+    }
+    return pd.DataFrame({name: column[order].numpy() for name, column in table.items()})
+
+
+def _frame(records: list[dict[str, Any]]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(records)
+
+
+def passes(features: int, orders: int) -> int:
+    """How many forward passes a token with so many active features takes."""
+    return 2**features if features <= EXACT else features + 2 + 2 * orders * (comb(features, 2) - 1)

@@ -1,0 +1,180 @@
+"""One account of a model: how far the interactions of every unit may move what is written to the residual stream.
+
+All units are measured in the same currency, the length by which the residual stream moves, so that a pair's or a
+token's interactions add up over units and layers:
+
+    an MLP          Σ_n w_n |p_nj| over the neurons that i dominates: what keeping i alone there leaves out of j
+    an attention    Std_A(c_ij) Std_A(y), heads summed: what query feature i does to the layer's output through key
+                    feature j, to first order
+    a norm          what removing i does to j's share of its output, as loudly as the unit after it hears it
+
+Each is a sum of sizes that holds for any signs: how far the stream *may* move, not how far it does. A pair is ordered:
+i → j is "i dominates j" in an MLP, "the query has i, the key has j" in an attention, "i rescales j" in a norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from crossproof.errors import CrossproofError, MismatchError
+from crossproof.interaction.coactive import CoActive
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Kind = Literal["mlp", "attention", "norm"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True, eq=False)
+class Account:
+    """Of the units that were measured, in order of computation."""
+
+    kinds: Mapping[str, Kind]
+    """Of each unit, by its name."""
+    by_text: Float64[Tensor, "text unit"]
+    """Each text's interactions in each unit, its tokens summed."""
+    tokens: Int[Tensor, " text"]
+    """How many tokens each text has."""
+    written: Float64[Tensor, " unit"]
+    """The mean length of what a unit writes to the residual stream; of a norm, what the unit after it writes."""
+    coactive: CoActive
+    on_same_token: Mapping[str, Float64[Tensor, " pair"]]
+    """Of MLPs and norms: the mean per token for each pair of `coactive`."""
+    across_tokens: Mapping[str, Float[Tensor, "head feature feature"]]
+    """Of attentions: the mean per token for each query feature and key feature."""
+
+    def __post_init__(self) -> None:
+        named = {*self.on_same_token, *self.across_tokens}
+        shape = (len(self.tokens), len(self.kinds))
+        if named != set(self.kinds) or tuple(self.by_text.shape) != shape or len(self.written) != len(self.kinds):
+            raise MismatchError(f"account: the tables are of {sorted(named)}, the units {sorted(self.kinds)}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.kinds)
+
+    @cached_property
+    def units(self) -> pd.DataFrame:
+        """A row for each unit, and what they come to together is the sum of the column `per_token`.
+
+        Its standard error is over texts, which are independent where tokens are not.
+        """
+        import pandas as pd
+
+        per_token, error = mean_per_token(self.by_text, self.tokens)
+        return pd.DataFrame(
+            {
+                "unit": self.names,
+                "kind": list(self.kinds.values()),
+                "per_token": per_token.numpy(),
+                "per_token_se": error.numpy(),
+                "share": (per_token / per_token.sum()).numpy(),
+                "written": self.written.numpy(),
+                "relative": (per_token / self.written).numpy(),
+            }
+        )
+
+    def pair(self, i: int, j: int) -> pd.DataFrame:
+        """What two features do to each other in each unit, both ways: mean per token."""
+        import pandas as pd
+
+        self._check_features(i, j)
+        both = torch.tensor([[i, j], [j, i]])
+        forth, back = self._of_pairs(both[:, 0], both[:, 1])
+        return pd.DataFrame(
+            {
+                "unit": self.names,
+                "kind": list(self.kinds.values()),
+                "forth": forth.numpy(),
+                "back": back.numpy(),
+                "sum": (forth + back).numpy(),
+            }
+        )
+
+    def pairs(self, top: int = 100) -> pd.DataFrame:
+        """The ordered pairs that interact most in all units together: mean per token, by kind, and where most of it is.
+
+        A feature may meet itself in an attention, at another position.
+        """
+        import pandas as pd
+
+        if top < 1:
+            raise CrossproofError(f"top: asks for {top} pairs; take at least 1")
+        i, j = self._strongest(top)
+        each = self._of_pairs(i, j)
+        total, most = each.sum(1), each.max(1)
+        of_kind = torch.tensor([KINDS.index(kind) for kind in self.kinds.values()])
+        table = {"i": i.int().numpy(), "j": j.int().numpy(), "total": total.numpy()}
+        for number, kind in enumerate(KINDS):
+            table[kind] = each[:, of_kind == number].sum(1).numpy()
+        return pd.DataFrame(
+            table
+            | {
+                "unit": pd.Categorical.from_codes(most.indices.numpy(), list(self.names)),
+                "unit_share": (most.values / total).numpy(),
+            }
+        )
+
+    # -- pairs -----------------------------------------------------------------------------------------------------
+
+    def _strongest(self, top: int) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:
+        """Of equal ones the lowest i and then j."""
+        together = torch.zeros(len(self.coactive), dtype=torch.float64)
+        for table in self.on_same_token.values():
+            together += table
+        i, j = self.coactive.i, self.coactive.j
+        if self.across_tokens:
+            n = self.coactive.n_features
+            everywhere = torch.zeros(n, n, dtype=torch.float64)
+            everywhere[i, j] = together
+            for heads in self.across_tokens.values():
+                for head in heads:
+                    everywhere += head
+            together, where = everywhere.flatten(), torch.arange(n * n)
+            i, j = where // n, where % n
+        least = together.topk(min(top, len(together))).values.amin() if len(together) else together.sum()
+        found = ((together >= least) & (together > 0)).nonzero().squeeze(1)
+        order = found[together[found].argsort(descending=True, stable=True)][:top]
+        return i[order], j[order]
+
+    def _of_pairs(self, i: Int[Tensor, " pair"], j: Int[Tensor, " pair"]) -> Float64[Tensor, "pair unit"]:
+        where = self.coactive.positions(i, j)
+        columns = []
+        for name in self.names:
+            if name in self.across_tokens:
+                columns.append(self.across_tokens[name][:, i, j].double().sum(0))
+            else:
+                table = self.on_same_token[name]
+                columns.append(torch.cat([table, table.new_zeros(1)])[where.long()])
+        return torch.stack(columns, dim=1)
+
+    def _check_features(self, *features: int) -> None:
+        for feature in features:
+            if not 0 <= feature < self.coactive.n_features:
+                raise CrossproofError(f"feature {feature}: there are the features 0 to {self.coactive.n_features - 1}")
+
+
+def mean_per_token(
+    by_text: Float64[Tensor, "text *unit"], tokens: Int[Tensor, " text"]
+) -> tuple[Float64[Tensor, "*unit"], Float64[Tensor, "*unit"]]:
+    """A ratio of two sums over texts, and its standard error with texts taken to be independent."""
+    texts, n = len(tokens), tokens.double()
+    mean = by_text.sum(0) / n.sum()
+    if texts < 2:
+        return mean, torch.full_like(mean, torch.nan)
+    spread = by_text - torch.einsum("t,...->t...", n, mean)
+    return mean, (spread.square().sum(0) * texts / (texts - 1)).sqrt() / n.sum()
+
+
+def summed_by_text(
+    per_token: Float64[Tensor, "token *unit"], text: Int[Tensor, " token"], texts: int
+) -> Float64[Tensor, "text *unit"]:
+    return per_token.new_zeros(texts, *per_token.shape[1:]).index_add_(0, text, per_token)
