@@ -1,4 +1,4 @@
-"""Measure on a model's own texts how the features of a crosscoder interact in its MLPs."""
+"""Measure on a model's own texts how the features of a crosscoder interact in its units."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from crossproof.binding.account import attention_inputs, measure_account, measured_units
 from crossproof.binding.bound import bound_mlps, neurons_of
-from crossproof.binding.encoding import codes_of, encode
+from crossproof.binding.encoding import Encoded, encode
 from crossproof.codes import Codes
 from crossproof.crosscoder.model import Crosscoder
+from crossproof.errors import CrossproofError
 from crossproof.interaction import frames
+from crossproof.interaction.account import KINDS, Kind
+from crossproof.interaction.attention.pairs import at_positions
 from crossproof.interaction.coactive import CoActive
+from crossproof.interaction.norms.pairs import norm_tokens
 from crossproof.interaction.result import Interactions, choose_metrics, measure
-from crossproof.interaction.tokens import at_tokens
+from crossproof.interaction.tokens import AtTokens, at_tokens, together
 from crossproof.interaction.weights import hadamard_of_pairs, typical_strengths
 from crossproof.subject.subject import Subject
 from crossproof.subject.tokens import Tokens
@@ -26,21 +31,39 @@ if TYPE_CHECKING:
     import pandas as pd
 
 def interactions(
-    subject: Subject, coder: Crosscoder, tokens: Tokens, metrics: Sequence[str] | None = None
+    subject: Subject,
+    coder: Crosscoder,
+    tokens: Tokens,
+    metrics: Sequence[str] | None = None,
+    include: Sequence[Kind | str] = ("attention", "norm"),
 ) -> Interactions:
-    """How the features interact on these tokens, in every MLP whose input the crosscoder reconstructs.
+    """How the features interact on these tokens, in every unit whose input the crosscoder reconstructs.
 
-    `metrics`: of METRICS; by default all that these MLPs have (mass is for plain ones only), and hadamard. The codes
-    of all tokens are held: 12 bytes for each active feature of a token, twice that while they are put together.
+    `metrics`: of METRICS, of pairs in MLPs; by default all that these MLPs have, and hadamard. `include`: which units
+    stand in the account beside the MLPs; without any, there is no account. Attention layers hold a table of features ×
+    features for every head, and take most of the time in models with rotary positions. The codes of all tokens are
+    held: 12 bytes for each active feature of a token, twice that while they are put together.
     """
     units = neurons_of(subject, coder)
     chosen = choose_metrics(units, metrics)
+    kinds = _kinds(include)
     about = f"{coder.config.features:,} features at {len(coder.sites)} sites of {subject.name}"
-    codes = codes_of(subject, coder, tokens)
-    found = measure(codes, units, chosen, about)
-    found.columns["hadamard"] = _hadamard(subject, coder, codes, found.coactive)
-    found.reader = partial(token_interactions, subject, coder)
+    encoded = encode(subject, coder, tokens, attention_inputs(subject, coder, kinds))
+    found = measure(encoded.codes, units, chosen, about)
+    found.columns["hadamard"] = _hadamard(subject, coder, encoded.codes, found.coactive)
+    if kinds:
+        found.account = measure_account(subject, coder, encoded, found, kinds)
+    found.reader = partial(token_interactions, subject, coder, include=kinds)
     return found
+
+
+def _kinds(include: Sequence[Kind | str]) -> tuple[Kind, ...]:
+    others = tuple(kind for kind in KINDS if kind != "mlp")
+    include = [include] if isinstance(include, str) else include
+    for kind in include:
+        if kind not in others:
+            raise CrossproofError(f"include: no kind of unit {kind!r}; there are {', '.join(others)}, and MLPs always")
+    return tuple(kind for kind in others if kind in include)
 
 
 def _hadamard(subject: Subject, coder: Crosscoder, codes: Codes, pairs: CoActive) -> Float[Tensor, " pair"]:
@@ -54,10 +77,28 @@ def _hadamard(subject: Subject, coder: Crosscoder, codes: Codes, pairs: CoActive
     return torch.stack(found).sum(0).cpu()
 
 
-def token_interactions(subject: Subject, coder: Crosscoder, text: str) -> pd.DataFrame:
-    """Interaction at each token of a text: the score, by unit too, and the strongest pair. Computed in float64."""
-    tokens = subject.tokens([text])
-    units, codes = neurons_of(subject, coder, torch.float64), codes_of(subject, coder, tokens)
-    at = at_tokens(Codes(codes.pattern, codes.values.double()), units)
+def token_interactions(
+    subject: Subject, coder: Crosscoder, text: str, include: Sequence[Kind | str] = ("attention", "norm")
+) -> pd.DataFrame:
+    """Interaction at each token of a text: the score, by unit too, and the strongest pair. Computed in float64.
+
+    In an attention layer the pair is a feature of this token, in the query, and one of a token before it, as a key.
+    """
+    tokens, kinds = subject.tokens([text]), _kinds(include)
+    encoded = encode(subject, coder, tokens, attention_inputs(subject, coder, kinds))
+    codes = Codes(encoded.codes.pattern, encoded.codes.values.double())
+    units = measured_units(subject, coder, codes, kinds, torch.float64)
+    names, found = [its.name for its in units.neurons], [at_tokens(codes, units.neurons)]
+    if units.norms:
+        names += [its.name for its in units.norms]
+        found.append(norm_tokens(codes, units.norms))
+    if units.heads:
+        names += [its.name for its in units.heads]
+        (passage,) = Encoded(codes, encoded.keep, encoded.given).passages()
+        asked, described = at_positions(passage, units.heads), passage.described
+        pairs = (its[described] for its in (asked.value, asked.i, asked.j, asked.layer))
+        found.append(AtTokens(asked.score.sum(2)[described], *pairs))
     words = [subject.tokenizer.decode([each]) for each in tokens.ids[tokens.keep].tolist()]
-    return frames.tokens(words, [unit.name for unit in units], {k: v.cpu() for k, v in at._asdict().items()})
+    in_order = list(units.kinds)
+    at = together(found, [names.index(name) for name in in_order])
+    return frames.tokens(words, in_order, {name: values.cpu() for name, values in at._asdict().items()})

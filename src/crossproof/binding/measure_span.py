@@ -66,7 +66,7 @@ class SpanStudy(BaseModel):
     sizes: float
     """Mean sum of the pairs' lengths."""
     together_share: float | None
-    """Of the change, the length of all pairs' indices summed as vectors: pooled over tokens. None if nothing changes."""
+    """Of the change, the length of all pairs' indices summed as vectors, tokens pooled. None if nothing changes."""
     together_share_low: float | None
     together_share_high: float | None
     pairs: int

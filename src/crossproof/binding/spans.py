@@ -45,10 +45,11 @@ class SpanInteractions:
     """A row for each unordered pair that met: `strength` is the mean length of its index over the `count` sampled
     tokens where both are active, `score` that times the share of tokens where they are. The strongest score first."""
     tokens: pd.DataFrame
-    """A row for each sampled token: `text`, `position`, `features` active, whether its values are `estimated`; `change`,
-    the length by which all features together move the output, `single` that of each alone, summed as vectors, `together`
-    that of all pairs, summed as vectors (T12: change = single + together as vectors), and `sizes`, the pairs' lengths
-    summed."""
+    """A row for each sampled token: `text`, `position`, `features` active, and whether its values are `estimated`.
+
+    `change` is the length by which all features together move the output. It is the sum, as vectors, of what they do
+    alone and of all pairs' indices (T12), whose lengths are `single` and `together`. `sizes` sums the pairs' lengths.
+    """
 
 
 @torch.no_grad()

@@ -75,7 +75,36 @@ def interactions(found: Summary) -> Outcome:
         }
         for pair in found.strongest
     ]
-    tables = [table(title, rows) for title, rows in (("MLPs", units), ("strongest pairs", pairs)) if rows]
+    account = [
+        {
+            "unit": row.unit,
+            "kind": row.kind,
+            "per token": row.per_token,
+            "±": row.per_token_se,
+            "share": text("{:.0%}", row.share),
+            "writes": row.written,
+            "relative": row.relative,
+        }
+        for row in found.account
+    ]
+    everywhere = [
+        {
+            "pair": f"{pair.i} → {pair.j}",
+            "all units": pair.total,
+            "MLPs": pair.mlp,
+            "attention": pair.attention,
+            "norms": pair.norm,
+            "most in": pair.unit,
+        }
+        for pair in found.everywhere
+    ]
+    named = {
+        "MLPs": units,
+        "strongest pairs in MLPs": pairs,
+        "how far interactions may move the residual stream": account,
+        "strongest pairs in all units, per token": everywhere,
+    }
+    tables = [table(title, rows) for title, rows in named.items() if rows]
     return Outcome(found.model_dump(mode="json"), (summary, *tables))
 
 

@@ -61,6 +61,10 @@ class CoActive:
     def __len__(self) -> int:
         return len(self.i)
 
+    def to(self, device: torch.device | str) -> CoActive:
+        tables = (each.to(device) for each in (self.i, self.j, self.count, self.firing))
+        return CoActive(self.n_features, self.n_tokens, *tables)
+
     def positions(self, i: Int[Tensor, "*any"], j: Int[Tensor, "*any"]) -> Int[Tensor, "*any"]:
         """Where on the pair axis the pairs (i, j) stand; `len(self)` for those that are not on it, as i = j."""
         return self._positions(i * self.n_features + j)

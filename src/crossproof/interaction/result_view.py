@@ -54,6 +54,33 @@ class PairSummary(BaseModel):
     hadamard: float | None = None
 
 
+class AccountRow(BaseModel):
+    """How far one unit's interactions may move the residual stream, per token."""
+
+    model_config = ConfigDict(extra="forbid")
+    unit: str
+    kind: str
+    per_token: float
+    per_token_se: float | None
+    share: float | None
+    written: float
+    relative: float | None
+
+
+class EverywherePair(BaseModel):
+    """A pair's interactions in all units together, per token."""
+
+    model_config = ConfigDict(extra="forbid")
+    i: int
+    j: int
+    total: float
+    mlp: float
+    attention: float
+    norm: float
+    unit: str
+    unit_share: float
+
+
 class Summary(BaseModel):
     """`results.json` of a run that measured interactions."""
 
@@ -72,6 +99,10 @@ class Summary(BaseModel):
     mean_pairwise_alive: float | None
     units: list[UnitSummary]
     strongest: list[PairSummary]
+    account: list[AccountRow] = []
+    """All units in one currency; none where nothing but MLPs was measured."""
+    everywhere: list[EverywherePair] = []
+    """The strongest pairs in all units together."""
 
 
 def summary(found: Interactions, top: int) -> Summary:
@@ -88,11 +119,21 @@ def summary(found: Interactions, top: int) -> Summary:
         mean_pairwise_alive=_defined(found.mean_pairwise_alive),
         units=[UnitSummary(**row) for row in _records(found.units)],
         strongest=[PairSummary(**row) for row in _records(found.ranked(top))],
+        account=[] if found.account is None else [AccountRow(**row) for row in _records(found.account.units)],
+        everywhere=[]
+        if found.account is None or not top
+        else [EverywherePair(**row) for row in _records(found.account.pairs(top))],
     )
 
 
 def text(found: Interactions) -> str:
     lines = [f"Interactions of {found.about}", *(f"  {line}" for line in _facts(found))]
+    if found.account is not None:
+        most = found.account.units.nlargest(3, "per_token")
+        lines.append(
+            "  most interaction per token: "
+            + ", ".join(f"{row.unit} {three_digits(row.per_token)} ({row.share:.0%})" for row in most.itertuples())
+        )
     lines.append("  strongest pairs, by score = strength × frequency:")
     shown = list(found.ranked(IN_TEXT, look_at_neurons=False).itertuples())
     width = max((len(f"{pair.i} → {pair.j}") for pair in shown), default=0)
@@ -102,7 +143,10 @@ def text(found: Interactions) -> str:
         for pair in shown
     ]
     return "\n".join(
-        [*lines, "  .pairs .units .neurons .features .matrix() .potential() .independence() .tokens(text) .save()"]
+        [
+            *lines,
+            "  .pairs .units .neurons .features .account .matrix() .potential() .independence() .tokens(text) .save()",
+        ]
     )
 
 
@@ -132,10 +176,12 @@ def html(found: Interactions) -> str:
         )
         for pair in shown
     ]
+    account = _account(found)
     facts = "".join(f"<div>{escape(line)}</div>" for line in _facts(found))
     bars = [100 * pair.score / largest for pair in shown]
     return (
         f"<div class='crossproof-interactions'>{_STYLE}<div><b>Interactions of {escape(found.about)}</b></div>{facts}"
+        + account
         + _table(("MLP", "neurons", "dominant share", "mean pairwise", "score per token"), units)
         + "<div>strongest pairs, by score = strength × frequency</div>"
         + _table(("i", "j", "MLP", "neuron (its share)", "strength", "frequency", "score", ""), pairs, bars)
@@ -153,6 +199,27 @@ _STYLE = """<style>
 .crossproof-interactions th { font-weight: 600 }
 .crossproof-interactions .bar { height: .7em; border-radius: 2px; background: #4a90d9 }
 </style>"""
+
+
+def _account(found: Interactions) -> str:
+    rows = summary(found, 0).account
+    if not rows:
+        return ""
+    largest = max((row.per_token for row in rows), default=0) or 1.0
+    cells = [
+        (
+            row.unit,
+            row.kind,
+            _number(row.per_token),
+            _number(row.per_token_se),
+            _number(row.written),
+            _number(row.relative),
+        )
+        for row in rows
+    ]
+    heads = ("unit", "kind", "per token", "± (standard error)", "it writes", "relative", "")
+    title = "how far each unit's interactions may move the residual stream"
+    return f"<div>{title}</div>" + _table(heads, cells, [100 * row.per_token / largest for row in rows])
 
 
 def _facts(found: Interactions) -> list[str]:

@@ -25,6 +25,31 @@ class AtTokens(NamedTuple):
     unit: Int[torch.Tensor, " token"]
 
 
+def together(found: Sequence[AtTokens], order: Sequence[int]) -> AtTokens:
+    """The same tokens in several kinds of units: all scores, and the strongest pair, of the first kind of several.
+
+    `order` rearranges the units, which stand kind by kind.
+    """
+    columns = torch.cat([its.score for its in found], dim=1)
+    best = torch.stack([its.pair_score for its in found])
+    most = best.amax(0)
+    kind = torch.zeros_like(most, dtype=torch.long)
+    for number in reversed(range(len(found))):
+        kind[best[number] == most] = number
+    before = torch.tensor([0, *(its.score.shape[1] for its in found)]).cumsum(0)[:-1]
+    place = torch.empty(len(order), dtype=torch.long)
+    place[torch.tensor(order, dtype=torch.long)] = torch.arange(len(order))
+
+    def of(name: str) -> torch.Tensor:
+        each = torch.stack([getattr(its, name) for its in found])
+        return each.gather(0, kind[None])[0]
+
+    unit = of("unit")
+    there = unit >= 0
+    unit[there] = place[(before[kind] + unit)[there]]
+    return AtTokens(columns[:, order], most, of("i"), of("j"), unit)
+
+
 def at_tokens(codes: Codes, units: Sequence[Neurons]) -> AtTokens:
     """In the order of the codes. For texts and not for corpora: there, `dominance` is quicker."""
     codes, units = prepared(codes, units)
