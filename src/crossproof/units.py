@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -132,8 +132,14 @@ class Rotary:
         return 2 * len(self.inverse_frequencies)
 
     def __call__(self, x: Float[Tensor, "*batch pos d_head"]) -> Float[Tensor, "*batch pos d_head"]:
-        position = torch.arange(x.shape[-2], dtype=torch.float32, device=x.device)
-        angle = position[:, None] * self.inverse_frequencies.to(x.device, torch.float32)
+        """At the positions 0, 1, 2, …"""
+        return self.at(x, torch.arange(x.shape[-2], device=x.device))
+
+    def at(
+        self, x: Float[Tensor, "*batch pos d_head"], position: Int[Tensor, "*#batch #pos"]
+    ) -> Float[Tensor, "*batch pos d_head"]:
+        """At positions of their own; at the distance of two, a query has the score that both have at theirs."""
+        angle = position.to(torch.float32)[..., None] * self.inverse_frequencies.to(x.device, torch.float32)
         cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
         turned, kept = x[..., : self.dim], x[..., self.dim :]
         if self.adjacent:

@@ -18,6 +18,7 @@ from crossproof.errors import BadFile, CrossproofError, MismatchError, Unsupport
 from crossproof.interaction.coactive import CoActive
 from crossproof.interaction.contributions import GatedNeurons, Neurons, PlainNeurons, Table
 from crossproof.interaction.cooccurrence import cooccurrence
+from crossproof.interaction.gated import cross
 from crossproof.interaction.neurons import dominance
 from crossproof.interaction.pairs import strongest_neurons
 from crossproof.interaction.result import Interactions, measure
@@ -148,7 +149,10 @@ def test_the_tables_the_matrices_and_the_token_scores_have_one_total(case: tuple
     assert found.features.given.sum() == pytest.approx(total, **close)
     assert found.features.received.sum() == pytest.approx(total, **close)
     assert found.units.token_score.sum() == pytest.approx(total * N, **close)
-    assert at_tokens(codes, units).score.sum() / n_tokens == pytest.approx(total * N, **close)
+    everything = total + (float(found.matrix("cross").sum()) if gated else 0)
+    assert at_tokens(codes, units).score.sum() / n_tokens == pytest.approx(everything * N, **close)
+    assert found.token_scores is not None
+    assert found.token_scores.sum() / n_tokens == pytest.approx(everything * N, **close)
     once = found.neurons[found.neurons.table != "value"]
     assert once.score.sum() == pytest.approx(total * N, **close)
     assert found.mean_pairwise == pytest.approx(total / n_features**2, **close)
@@ -221,9 +225,14 @@ def test_the_strongest_pair_of_a_token_is_the_largest_of_the_table_of_that_token
     at = at_tokens(Codes.from_dense(f), units)
     for t in range(n_tokens):
         alone = Codes.from_dense(f[t : t + 1])
-        scores = [float(its.score[0]) for its in dominance(alone, units)]
-        assert at.score[t].tolist() == pytest.approx(scores)
         rows = measure(alone, units, "directed").pairs
+        scores = torch.tensor([float(its.score[0]) for its in dominance(alone, units)], dtype=torch.float64)
+        if gated:  # what two features multiply is theirs too
+            rows = rows.assign(score=rows.score + rows.cross).sort_values("score", ascending=False)
+            multiply = [number for number, unit in enumerate(units) if isinstance(unit, GatedNeurons)]
+            crossed = cross(alone, [units[number] for number in multiply], CoActive.of(alone))
+            scores[multiply] += torch.tensor([float(its.score[0]) * N for its in crossed], dtype=torch.float64)
+        assert at.score[t].tolist() == pytest.approx(scores.tolist())
         rows = rows[rows.score > 0]
         found = (int(at.i[t]), int(at.j[t]), int(at.unit[t]))
         if not len(rows):

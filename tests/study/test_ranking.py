@@ -19,10 +19,10 @@ from crossproof.codes import Codes
 from crossproof.crosscoder.config import CrosscoderConfig, Site
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError, MismatchError
-from crossproof.interaction.contributions import PlainNeurons
+from crossproof.interaction.contributions import GatedNeurons, PlainNeurons
 from crossproof.interaction.games import token_index
 from crossproof.interaction.shapley import ShapleyTaylor, exact
-from crossproof.study.metrics import BASELINES, METRICS
+from crossproof.study.metrics import BASELINES, METRICS, ONLY_GATED, ONLY_PLAIN
 from crossproof.study.ranking import comparison as ranking_comparison
 from crossproof.study.ranking import results as ranking_results
 from crossproof.study.ranking import tokens as ranking_tokens
@@ -189,7 +189,7 @@ def test_metrics_at_a_token_are_their_definitions() -> None:
     at = at_tokens(
         codes, torch.arange(2), neurons, [its.unit.to(torch.float64) for its in bound_mlps(subject, coder)], 0
     )
-    assert list(at.here) == list(AT_TOKEN)
+    assert list(at.here) == [name for name in AT_TOKEN if name != "cross, here"]
     dense = codes.dense().double()
     for u, its in enumerate(neurons):
         assert isinstance(its, PlainNeurons)
@@ -208,6 +208,24 @@ def test_metrics_at_a_token_are_their_definitions() -> None:
             assert [float(values[u, row]) for values in at.here.values()] == pytest.approx(expected, rel=1e-9)
 
 
+def test_cross_at_a_token_is_its_definition() -> None:
+    subject, coder = tiny.subject("llama", torch.float32), dictionary()
+    codes, neurons = some_codes(4, 2), neurons_of(subject, coder, torch.float64)
+    units = [its.unit.to(torch.float64) for its in bound_mlps(subject, coder)]
+    at = at_tokens(codes, torch.arange(2), neurons, units, 0)
+    assert list(at.here) == [name for name in AT_TOKEN if name != "mass, here"]
+    dense = codes.dense().double()
+    for u, its in enumerate(neurons):
+        assert isinstance(its, GatedNeurons)
+        for row in range(0, len(at.token), 3):
+            f, i, j = dense[at.token[row]], int(at.i[row]), int(at.j[row])
+            p, q = f[:, None] * its.gate.A, f[:, None] * its.value.A
+            g = p.sum(0) + its.gate.beta
+            crossed = (its.activation.function(g) / g).abs() * ((p[i] * q[j]).abs() + (p[j] * q[i]).abs())
+            expected = float(crossed @ its.loudness / len(its.loudness))
+            assert float(at.here["cross, here"][u, row]) == pytest.approx(expected, rel=1e-9)
+
+
 def test_the_study_sets_every_metric_beside_the_index_at_both_levels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranking_comparison, "DRAWS", 3)
     tokens = texts()
@@ -215,7 +233,7 @@ def test_the_study_sets_every_metric_beside_the_index_at_both_levels(monkeypatch
     assert (found.texts, found.tokens, found.sampled, found.estimated) == (6, tokens.n_kept, 40, 0)
     assert [unit.unit for unit in found.units] == ["blocks.0.mlp", "blocks.1.mlp"]
     assert max(unit.residual_gap for unit in found.units) < 1e-13
-    metrics = {*METRICS, *BASELINES, *AT_TOKEN}
+    metrics = {*METRICS, *BASELINES, *AT_TOKEN} - {*ONLY_GATED, "cross, here"}
     for level in ("token", "pair"):
         rows = agreement_table(found, level)
         assert {row["metric"] for row in rows} == metrics
@@ -236,7 +254,9 @@ def test_the_same_seed_gives_the_same_study_and_another_one_other_tokens(monkeyp
 def test_gated_mlps_have_the_metrics_that_are_defined_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranking_comparison, "DRAWS", 2)
     found = study(tiny.subject("llama", torch.float32), dictionary(), texts("llama"), sample=10, seen=2, seed=0)
-    assert {row["metric"] for row in agreement_table(found, "token")} == set(AT_TOKEN) - {"mass, here"}
+    metrics = {*METRICS, *BASELINES, *AT_TOKEN} - {*ONLY_PLAIN, "mass, here"}
+    for level in ("token", "pair"):
+        assert {row["metric"] for row in agreement_table(found, level)} == metrics
     assert max(unit.residual_gap for unit in found.units) < 1e-13
 
 

@@ -68,23 +68,20 @@ def measured_units(
         heads_of(its.unit.to(dtype).to(device), directions[:, its.site], biases[its.site], its.name)
         for its in attention
     ]
-    names: dict[int, str] = {}
-    listeners: dict[str, Listener] = {}
-    for mlp, reached in zip(mlps, neurons, strict=True):
-        names[id(mlp.unit)], listeners[mlp.name] = (
-            mlp.name,
-            _heard_by_mlp(mlp.unit.to(dtype).to(device), reached, codes),
-        )
-    for layer, its_heads in zip(attention, heads, strict=True):
-        names[id(layer.unit)], listeners[layer.name] = layer.name, heard_by_attention(its_heads.attention)
+    names = {id(its.unit): its.name for its in mlps} | {id(its.unit): its.name for its in attention}
     norms, feeds = [], {}
-    for its in bound_norms(subject, coder) if "norm" in include else ():
-        if its.feeds and all(id(unit) in names for unit in its.feeds):
-            feeds[its.name] = tuple(names[id(unit)] for unit in its.feeds)
-            heard = _together([listeners[name] for name in feeds[its.name]])
-            unit = its.unit.to(dtype).to(device)
-            norms.append(norm_features(unit, directions[:, its.site], biases[its.site], its.name, heard))
-            names[id(its.unit)] = its.name
+    if "norm" in include:
+        listeners = {
+            mlp.name: _heard_by_mlp(mlp.unit.to(dtype).to(device), reached, codes)
+            for mlp, reached in zip(mlps, neurons, strict=True)
+        } | {its.name: heard_by_attention(its.attention) for its in heads}
+        for its in bound_norms(subject, coder):
+            if its.feeds and all(id(unit) in names for unit in its.feeds):
+                feeds[its.name] = tuple(names[id(unit)] for unit in its.feeds)
+                heard = _together([listeners[name] for name in feeds[its.name]])
+                unit = its.unit.to(dtype).to(device)
+                norms.append(norm_features(unit, directions[:, its.site], biases[its.site], its.name, heard))
+        names |= {id(its.unit): its.name for its in bound_norms(subject, coder) if its.name in feeds}
     kind_of: dict[str, Kind] = dict.fromkeys((its.name for its in neurons), "mlp")
     kind_of |= dict.fromkeys((its.name for its in heads), "attention")
     kind_of |= dict.fromkeys((its.name for its in norms), "norm")
@@ -108,7 +105,8 @@ def measure_account(
     assert found.token_scores is not None
     for number, (its, mlp) in enumerate(zip(units.neurons, bound_mlps(subject, coder), strict=True)):
         by_text[its.name] = summed_by_text(found.token_scores[:, number], text, len(tokens))
-        same[its.name] = found.sums["directed"][number].mean * len(its.loudness)
+        tables = [found.sums[metric][number].mean for metric in ("directed", "cross") if metric in found.sums]
+        same[its.name] = torch.stack(tables).sum(0) * len(its.loudness)
         written[its.name] = _written_by_mlp(
             mlp.unit.to(codes.values.dtype).to(codes.values.device),
             codes,

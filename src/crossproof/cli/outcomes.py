@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crossproof.crosscoder.evaluate import Evaluation
     from crossproof.interaction.result_view import Summary
+    from crossproof.records import AttentionRecord
     from crossproof.study.ground_truth.results import GroundTruthStudy
     from crossproof.study.ranking.results import RankingStudy
 
@@ -98,7 +99,7 @@ def interactions(found: Summary) -> Outcome:
         }
         for pair in found.everywhere
     ]
-    named = {
+    named: dict[str, list[dict[str, Any]]] = {
         "MLPs": units,
         "strongest pairs in MLPs": pairs,
         "how far interactions may move the residual stream": account,
@@ -120,6 +121,20 @@ def ranking(found: RankingStudy) -> Outcome:
 
     shown = [table(title, rows) for title, rows in tables(found).items()]
     return Outcome(found.model_dump(mode="json"), (*shown, summary(found)))
+
+
+def attention(found: AttentionRecord, folder: Path | None) -> Outcome:
+    from rich.markup import escape
+
+    from crossproof.report.attention_words import summary, tables
+
+    def plain(row: dict[str, Any]) -> dict[str, Any]:
+        """Words of the text are no markup."""
+        return {column: escape(value) if isinstance(value, str) else value for column, value in row.items()}
+
+    shown = [table(title, [plain(row) for row in rows]) for title, rows in tables(found).items()]
+    page = () if folder is None else (escape(f"page: {folder / 'attention.html'}"),)
+    return Outcome(found.model_dump(mode="json"), (escape(summary(found)), *shown, *page))
 
 
 def finite(number: float) -> float | None:

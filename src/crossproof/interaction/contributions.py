@@ -119,17 +119,19 @@ def check_codes(codes: Codes, n_features: int) -> None:
         )
 
 
-def check_directions(codes: Codes, directions: Sequence[Tensor], widths: Sequence[int]) -> None:
-    """Refuse what is not one [feature, d_model] for each MLP, of these widths and of the codes' features."""
+def check_directions(
+    codes: Codes, directions: Sequence[Tensor], widths: Sequence[int], unit: str = "MLP", axis: str = "W_in's first"
+) -> None:
+    """Refuse what is not one [feature, d_model] for each unit, of these widths and of the codes' features."""
     if len(directions) != len(widths):
         raise MismatchError(
-            f"directions: {len(directions)} for {len(widths)} MLPs; expected one for each, in their order"
+            f"directions: {len(directions)} for {len(widths)} {unit}s; expected one for each, in their order"
         )
     for number, (at, d_model) in enumerate(zip(directions, widths, strict=True)):
         if at.dim() != 2 or at.shape[1] != d_model:
             raise MismatchError(
-                f"directions[{number}]: expected [feature, d_model] with d_model {d_model}, the first axis of that "
-                f"MLP's W_in, not the shape {tuple(at.shape)}"
+                f"directions[{number}]: expected [feature, d_model] with d_model {d_model}, that {unit}'s {axis} axis, "
+                f"not the shape {tuple(at.shape)}"
             )
         check_codes(codes, at.shape[0])
 

@@ -50,6 +50,8 @@ def pairs(
     }
     if "mass" in sums:
         table["mass"] = sums["mass"].mean.numpy()
+    if "cross" in sums:
+        table["cross"] = sums["cross"].mean.numpy()
     if "ratio" in sums:
         table["ratio"] = sums["ratio"].mean_together.numpy()
     return pd.DataFrame(table | {name: column.numpy() for name, column in columns.items()})
@@ -142,7 +144,11 @@ def _neurons_of(unit: str, table: str, score: Float64[Tensor, " neuron"], its: D
 
 
 def features(
-    codes: Codes, directed: Sequence[PairSums], bias: Sequence[PairSums] | None, coactive: CoActive
+    codes: Codes,
+    directed: Sequence[PairSums],
+    bias: Sequence[PairSums] | None,
+    own: Sequence[PairSums],
+    coactive: CoActive,
 ) -> pd.DataFrame:
     """A row for each feature, dead ones too."""
     import pandas as pd
@@ -157,6 +163,8 @@ def features(
     }
     if bias is not None:
         columns["mass_with_bias"] = torch.stack([sums.mean for sums in bias]).sum(0)
+    if own:
+        columns["own"] = torch.stack([sums.mean for sums in own]).sum(0)
     return pd.DataFrame({name: column.cpu().numpy() for name, column in columns.items()}).rename_axis("feature")
 
 

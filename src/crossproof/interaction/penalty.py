@@ -113,10 +113,11 @@ class InteractionPenalty(nn.Module):
         first = self.layers[0]
         assert isinstance(first, _Layer)
         like = first.W  # of the dtype in which all is computed
-        codes, directions = _only_active(Codes(codes.pattern, codes.values.to(like)), directions)
+        codes, directions = only_active(Codes(codes.pattern, codes.values.to(like)), directions)
         batch = _Batch(codes)
         exact = self.fraction == 1 or not self.training
-        generator = None if exact else self._generator()
+        generator = None if exact else generator_of(self.seed, int(self.draws))
+        self.draws += 0 if exact else 1
         values = []
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, _Layer)
@@ -182,13 +183,6 @@ class InteractionPenalty(nn.Module):
             return self.totals[number] * max(1, contributions)
 
         return size
-
-    def _generator(self) -> torch.Generator:
-        """Of this call's draws: they depend on the seed and on how many calls there were, and on nothing else."""
-        # torch keeps 32 bits of a seed, so the two are mixed first
-        mixed = np.random.SeedSequence([self.seed, int(self.draws)]).generate_state(1)[0]
-        self.draws += 1
-        return torch.Generator().manual_seed(int(mixed))
 
     def _check_inputs(self, codes: Codes, directions: Sequence[Tensor], biases: Sequence[Tensor] | None) -> None:
         check_directions(codes, directions, self.widths)
@@ -265,7 +259,14 @@ def _weights(unit: MLP | GatedMLP) -> list[tuple[Tensor, Tensor]]:
     return [value] if isinstance(unit, MLP) else [(unit.W_gate, unit.b_gate), value]
 
 
-def _only_active(codes: Codes, directions: Sequence[Tensor]) -> tuple[Codes, Sequence[Tensor]]:
+def generator_of(seed: int, draw: int) -> torch.Generator:
+    """Of one call's draws: they depend on the seed and on how many calls there were, and on nothing else."""
+    # torch keeps 32 bits of a seed, so the two are mixed first
+    mixed = np.random.SeedSequence([seed, draw]).generate_state(1)[0]
+    return torch.Generator().manual_seed(int(mixed))
+
+
+def only_active(codes: Codes, directions: Sequence[Tensor]) -> tuple[Codes, Sequence[Tensor]]:
     """The same with features alone that are active in the batch: of a large dictionary, few are, and only they cost."""
     active, place = codes.pattern.features.unique(return_inverse=True)
     if not 0 < len(active) < codes.pattern.n_features:

@@ -21,12 +21,13 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from crossproof.codes import Codes
-from crossproof.errors import CrossproofError, nearest
+from crossproof.errors import CrossproofError, UnsupportedModel, nearest
 from crossproof.interaction import frames, probabilistic, result_files, result_view, weights
 from crossproof.interaction.account import Account
 from crossproof.interaction.coactive import CoActive, PairSums
-from crossproof.interaction.contributions import Neurons, PlainNeurons
+from crossproof.interaction.contributions import GatedNeurons, Neurons, PlainNeurons
 from crossproof.interaction.cooccurrence import cooccurrence
+from crossproof.interaction.gated import cross
 from crossproof.interaction.neurons import dominance
 from crossproof.interaction.pairs import MassSums, directed, mass, ratio, strongest_neurons
 from crossproof.interaction.weights import Score
@@ -34,7 +35,7 @@ from crossproof.interaction.weights import Score
 if TYPE_CHECKING:
     import pandas as pd
 
-METRICS = ("directed", "mass", "ratio", "chance", "correlation")
+METRICS = ("directed", "mass", "cross", "ratio", "chance", "correlation")
 LOOKED_AT = 1_000
 """For how many of the first rows of the ranking the neuron that carries most is looked for."""
 
@@ -51,7 +52,7 @@ class Interactions:
     unit_names: tuple[str, ...]
     coactive: CoActive
     sums: dict[str, list[PairSums]]
-    """Of directed, mass and ratio, what was measured: a table for each MLP."""
+    """Of directed, mass, cross and ratio, what was measured: a table for each MLP."""
     columns: dict[str, Tensor]
     """What is known of each pair of `coactive` whatever the MLP: co-occurrence against chance, correlation, …"""
     units: pd.DataFrame
@@ -62,7 +63,7 @@ class Interactions:
     account: Account | None = None
     """How far all units' interactions may move the residual stream, attention and norms among them, where measured."""
     token_scores: Float64[Tensor, "token unit"] | None = None
-    """Σ_n weight_n (Σ|p| − max|p|) at each token in each MLP; not kept in files."""
+    """What the pairs of each token have in each MLP: directed, and cross where it is gated; not kept in files."""
     measured_on: tuple[Codes, Sequence[Neurons]] | None = None
     """Codes and neurons, for what is only made when it is asked for; not kept in files."""
     reader: Callable[[str], pd.DataFrame] | None = None
@@ -213,8 +214,8 @@ def measure(
 ) -> Interactions:
     """Everything about the pairs of features that are active together on these tokens, in these MLPs.
 
-    `metrics`: of METRICS; the directed one is always there, for the ranking. By default all that the MLPs have: mass is
-    for plain ones only.
+    `metrics`: of METRICS; directed is always there for the ranking, and cross where any MLP is gated.
+    By default all that the MLPs have: mass is for plain ones only, cross for gated ones.
     """
     chosen = choose_metrics(units, metrics)
     names = [unit.name for unit in units]
@@ -228,6 +229,15 @@ def measure(
     if "mass" in chosen:
         both: list[MassSums] = mass(codes, units, coactive)
         measured["mass"], bias = [its.pairs for its in both], [its.bias for its in both]
+    scores = [its.score for its in dominated]
+    gated = [number for number, unit in enumerate(units) if isinstance(unit, GatedNeurons)]
+    crossed = cross(codes, [units[number] for number in gated], coactive) if "cross" in chosen else []
+    if "cross" in chosen:  # a plain MLP multiplies nothing
+        none = torch.zeros_like(measured["directed"][0].total)
+        measured["cross"] = [PairSums(none, none, coactive.count, coactive.n_tokens) for _ in units]
+        for number, its in zip(gated, crossed, strict=True):
+            measured["cross"][number] = its.cross
+            scores[number] = scores[number] + its.score * len(units[number].loudness)
     if "ratio" in chosen:
         measured["ratio"] = ratio(codes, units, coactive)
 
@@ -246,9 +256,9 @@ def measure(
         columns={name: column.cpu() for name, column in _columns(codes, coactive, chosen).items()},
         units=frames.units(units, dominated, measured["directed"], coactive),
         neurons=frames.neurons(units, dominated),
-        features=frames.features(codes, measured["directed"], bias, coactive),
+        features=frames.features(codes, measured["directed"], bias, [its.own for its in crossed], coactive),
         find_carriers=carriers,
-        token_scores=torch.stack([its.score for its in dominated], dim=1).cpu(),
+        token_scores=torch.stack(scores, dim=1).cpu(),
         measured_on=(codes, units),
     )
 
@@ -268,12 +278,14 @@ def choose_metrics(units: Sequence[Neurons], metrics: Sequence[str] | None) -> t
     """The metrics to measure; one that does not exist is refused with the nearest names."""
     if not units:
         raise CrossproofError("no MLPs: nothing to measure interactions in")
+    plain = all(isinstance(unit, PlainNeurons) for unit in units)
     if metrics is None:
-        plain = all(isinstance(unit, PlainNeurons) for unit in units)
-        return tuple(metric for metric in METRICS if plain or metric != "mass")
+        return tuple(metric for metric in METRICS if metric != ("cross" if plain else "mass"))
     metrics = [metrics] if isinstance(metrics, str) else metrics
     _check_names("metric", metrics, METRICS)
-    return tuple(metric for metric in METRICS if metric in {"directed", *metrics})
+    if plain and "cross" in metrics:
+        raise UnsupportedModel("metric 'cross': it is of gated MLPs, and these are plain; use directed, mass or ratio")
+    return tuple(metric for metric in METRICS if metric in {"directed", *([] if plain else ["cross"]), *metrics})
 
 
 def _check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:

@@ -46,6 +46,7 @@ class PairSummary(BaseModel):
     score_se: float | None
     count: int
     mass: float | None = None
+    cross: float | None = None
     ratio: float | None = None
     expected: float | None = None
     z: float | None = None

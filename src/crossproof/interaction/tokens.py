@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Float, Float64, Int
 
 from crossproof.codes import Codes
-from crossproof.interaction.contributions import Neurons, chunks
+from crossproof.interaction.contributions import Chunk, GatedNeurons, Neurons, chunks
+from crossproof.interaction.gated import cross_at
 from crossproof.interaction.neurons import most_neurons, prepared
 from crossproof.interaction.pairs import directed_at
 
 
 class AtTokens(NamedTuple):
     score: Float64[torch.Tensor, "token unit"]
-    """Σ_n weight_n (Σ|p| − max|p|), without 1/N."""
+    """Σ_n weight_n (Σ|p| − max|p|), without 1/N; in a gated MLP its cross terms as well."""
     pair_score: Float64[torch.Tensor, " token"]
     """The part of it that the strongest pair has in its unit; the lowest i, j and unit of several."""
     i: Int[torch.Tensor, " token"]
@@ -59,7 +60,7 @@ def at_tokens(codes: Codes, units: Sequence[Neurons]) -> AtTokens:
     i, j, unit = (torch.full((n_tokens,), -1, device=device) for _ in range(3))
     for chunk in chunks(codes, most_neurons(units)):
         slots = chunk.features.shape[1]
-        each = torch.stack([directed_at(chunk, its) * len(its.loudness) for its in units], dim=3).double()
+        each = torch.stack([_between(chunk, its) for its in units], dim=3).double()
         each.diagonal(dim1=1, dim2=2).zero_()  # what a dominant feature does in its own neurons
         score[chunk.tokens] = each.sum((1, 2))
         flat = each.flatten(1)  # slots × slots × units, so that the first of equal ones is the lowest i, then j
@@ -73,3 +74,10 @@ def at_tokens(codes: Codes, units: Sequence[Neurons]) -> AtTokens:
         j[there] = rows.gather(1, (where // len(units) % slots)[:, None])[:, 0]
         unit[there] = where % len(units)
     return AtTokens(score, pair_score, i, j, unit)
+
+
+def _between(chunk: Chunk, unit: Neurons) -> Float[torch.Tensor, "token slot slot"]:
+    """What i does to j: in a gated MLP what both dominate, and what they multiply."""
+    directed = directed_at(chunk, unit)
+    both = directed + cross_at(chunk, unit) if isinstance(unit, GatedNeurons) else directed
+    return both * len(unit.loudness)

@@ -1,8 +1,8 @@
 """What each feature of a dictionary contributes to the queries, keys and values of an attention layer.
 
 Where a text has the input x_t = b + Σ_i f_i(t) d_i, scores are bilinear in the features: the score of the query at t on
-the key at s holds the term f_i(t) f_j(s) B_ij for each feature i at t and j at s, with B_ij = scale (d_i W_Q)·(d_j W_K),
-and, where the model has rotary positions, both turned by their position first. What features add to queries, keys and
+the key at s holds the term f_i(t) f_j(s) B_ij for each feature i at t and j at s, B_ij = scale (d_i W_Q)·(d_j W_K), and
+where the model has rotary positions both are turned by their position first. What features add to queries, keys and
 values is made here and nowhere else, from directions and a bias in the model's raw units.
 
 A position that the dictionary does not describe (the beginning of text, on which no dictionary is trained) keeps the

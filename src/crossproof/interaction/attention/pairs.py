@@ -31,7 +31,7 @@ from crossproof.progress import progress
 GROUP = 2**15
 """Positions in a group of texts: its sums are kept in the dtype of the directions, and then added in float64."""
 MOST_BYTES = 4 * 2**30
-"""Of all tables together."""
+"""Of all tables together, in float64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,13 +123,13 @@ def at_positions(passage: Passage, layers: Sequence[Heads]) -> QueryPairs:
         events = TextEvents(heads, passage, number)
         for some in events:
             asked = some.queries < len(events.features)
-            if not bool(asked.any()):
+            if not bool(asked.any()) or len(some.interaction) == 0:
                 continue
             at, interaction = some.positions[asked], some.interaction[:, asked].double()
             score[:, number, some.head].index_add_(0, at, interaction.sum(0))
             most = interaction.amax(0)
-            j = _first(interaction == most)
-            i, j = events.features[some.queries[asked]], events.features[j]
+            i, keys = events.features[some.queries[asked]], events.features[: len(interaction), None]
+            j = torch.where(interaction == most, keys, heads.n_features).amin(0)
             # a position's events are all here, by their index: the first of the strongest has the lowest i
             best = torch.zeros_like(value).scatter_reduce_(0, at, most, "amax")
             hits = (most == best[at]) & (most > 0)
@@ -142,12 +142,6 @@ def at_positions(passage: Passage, layers: Sequence[Heads]) -> QueryPairs:
             strongest[where, 2:] = torch.tensor([number, some.head], device=device)
     i, j, layer, head = strongest.unbind(1)
     return QueryPairs(score, i, j, layer, head, value)
-
-
-def _first(true: Tensor) -> Int[Tensor, " column"]:
-    """The first row that is true in each column; argmax promises none in particular."""
-    count_down = torch.arange(len(true), 0, -1, device=true.device)
-    return len(true) - (true * count_down[:, None]).amax(0)
 
 
 def _better(value: Tensor, i: Tensor, j: Tensor, than: Tensor, its: Tensor) -> Tensor:
@@ -183,11 +177,10 @@ def _checked(passage: Passage, layers: Sequence[Heads]) -> Passage:
 
 
 def _check_size(layers: Sequence[Heads]) -> None:
-    # in float64 while they are summed
     needed = sum(8 * heads.n_heads * heads.n_features**2 for heads in layers)
     if needed > MOST_BYTES:
         raise MismatchError(
             f"query × key tables of {sum(heads.n_heads for heads in layers)} heads and {layers[0].n_features:,} "
-            f"features squared need {needed / 2**30:.1f} GB while they are summed, more than the "
-            f"{MOST_BYTES / 2**30:.1f} GB of {__name__}.MOST_BYTES: measure fewer `layers` at a time, or set it higher"
+            f"features squared need {needed / 2**30:.1f} GB in float64, and as much again while they are measured; the "
+            f"most is {MOST_BYTES / 2**30:.1f} GB. Measure fewer `layers` at a time, or raise {__name__}.MOST_BYTES"
         )

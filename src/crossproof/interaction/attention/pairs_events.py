@@ -32,7 +32,7 @@ class Events:
     queries: Int[Tensor, " event"]
     """Which feature of the text asks; their number for the background, the last at each position."""
     interaction: Float[Tensor, "key event"]
-    """I[i→j](t) with each key feature of the text."""
+    """I[i→j](t) with each key feature of the text that has been active by then; with those after it, 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class TextEvents:
     def __init__(self, heads: Heads, passage: Passage, layer: int) -> None:
         codes, n = passage.codes, passage.positions
         self.window = heads.attention.window or n
-        self.features, place = codes.pattern.features.unique(return_inverse=True)
+        self.features, place = _by_appearance(codes.pattern.features)
         rows = codes.pattern.rows
         self.by_key = torch.argsort(place, stable=True)
         self.key_position, self.key = rows[self.by_key], place[self.by_key]
@@ -89,13 +89,12 @@ class TextEvents:
         pattern, at = self.seen.pattern[0, head], self.position[begin:end]
         met = ((self.key_position <= at[-1]) & (self.key_position > at[0] - self.window)).nonzero().squeeze(1)
         key = self.key[met]
-        sums = Rows(
-            starts_of(torch.bincount(key, minlength=len(self.features))), torch.arange(len(met), device=at.device)
-        )
+        n_features = int(key.max()) + 1 if len(key) else 0
+        sums = Rows(starts_of(torch.bincount(key, minlength=n_features)), torch.arange(len(met), device=at.device))
         score = self.keys[head, met] @ self.queries[head, begin:end].T
         weight = pattern.T.index_select(1, at).index_select(0, self.key_position[met])
         weighted = score * weight
-        ones, (mean, squares) = torch.ones_like(score[:, 0]), score.new_zeros(2, len(self.features), end - begin)
+        ones, (mean, squares) = torch.ones_like(score[:, 0]), score.new_zeros(2, n_features, end - begin)
         if len(met):
             sums.product(ones, weighted, mean, 0)
             sums.product(ones, weighted.mul_(score), squares, 0)
@@ -122,7 +121,8 @@ def add_text(heads: Heads, passage: Passage, layer: int, to: TextSums) -> None:
     by_text = to.written.new_zeros(1, heads.n_heads)
     tables = events.queries.new_zeros(heads.n_heads, n_features + 1, n_features)
     for some in events:
-        tables[some.head].index_add_(0, some.queries, some.interaction.T.contiguous())
+        met = tables[some.head, :, : len(some.interaction)]
+        met.index_add_(0, some.queries, some.interaction.T.contiguous())
     for head, table in enumerate(tables.double()):
         pairs = table[:-1]
         to.total[head].index_put_((events.features[:, None], events.features), pairs, accumulate=True)
@@ -130,6 +130,16 @@ def add_text(heads: Heads, passage: Passage, layer: int, to: TextSums) -> None:
         by_text[0, head] = pairs.sum()
     to.by_text.append(by_text)
     to.written += events.seen.written[0][:, passage.described].double().sum(1)
+
+
+def _by_appearance(features: Int[Tensor, " entry"]) -> tuple[Int[Tensor, " feature"], Int[Tensor, " entry"]]:
+    """The features of a text in the order of their first positions, so that those met by then come first; and the place
+    of each entry's among them."""
+    found, place = features.unique(return_inverse=True)
+    first = torch.full_like(found, len(features))
+    first.scatter_reduce_(0, place, torch.arange(len(features), device=features.device), "amin")
+    order = first.argsort()
+    return found[order], order.argsort()[place]
 
 
 def _turned(heads: Heads, passage: Passage, asks: Int[Tensor, " asking"]) -> _Turned:

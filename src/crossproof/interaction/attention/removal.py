@@ -15,7 +15,10 @@ from torch import Tensor
 
 from crossproof.errors import MismatchError
 from crossproof.interaction.attention.heads import Heads, Passage
-from crossproof.interaction.attention.output import HELD, read
+from crossproof.interaction.attention.output import read
+
+HELD = 2**17
+"""Numbers held at a time: 1 MB, which stays in a core's cache between operations."""
 
 
 class Removed(NamedTuple):

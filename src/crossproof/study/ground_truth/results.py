@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from crossproof.runs import read_results
-from crossproof.study.metrics import BASELINES, METRICS
+from crossproof.study.metrics import BASELINES, METRICS, ONLY_GATED
 
 REFERENCE = "Shapley-Taylor"
 OTHERS = "all other pairs"
@@ -173,7 +173,7 @@ def kind_table(study: GroundTruthStudy, dictionary: DictionaryName, block: int) 
     for kind in mine:
         row = rows.setdefault(kind.kind, {"kind": kind.kind, "interacts": "yes" if kind.interacts else "no"})
         row[kind.metric] = "0" if kind.zero else f"{kind.percentile:.0%}"
-    shown = [REFERENCE, *METRICS, *BASELINES]
+    shown = [REFERENCE, *(metric for metric in METRICS if metric not in ONLY_GATED), *BASELINES]
     return [
         {name: row.get(name, "–") for name in ("kind", "interacts", *shown)}
         for row in sorted(rows.values(), key=lambda row: (row["kind"] == OTHERS, row["interacts"] == "no"))

@@ -1,0 +1,1 @@
+"""Which units of a model interact most, and what a penalty changes: `study.py` measures, `results.py` shows."""
