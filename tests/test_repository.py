@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "crosscoder": {"subject"},
     "interaction": set(),
     "binding": {"subject", "crosscoder", "interaction"},
+    "report": set(),
     "study": {"subject", "crosscoder", "interaction", "binding"},
 }
 """Rooms, and what each may import. Modules beside the rooms (errors, files, …) serve all of them."""

@@ -58,7 +58,5 @@ def test_sites_of_a_crosscoder_keep_their_order_whatever_the_order_of_computatio
     subject, tokens = tiny.subject("gpt2"), tokens_with_gaps()
     forth = subject.find_sites([ATTENTION_INPUTS])
     values = subject.cache(tokens, forth)
-    torch.testing.assert_close(
-        subject.kept(tokens, forth[::-1], values), subject.harvest(tokens, forth).flip(1)
-    )
+    torch.testing.assert_close(subject.kept(tokens, forth[::-1], values), subject.harvest(tokens, forth).flip(1))
     torch.testing.assert_close(subject.harvest(tokens, forth[::-1]), subject.harvest(tokens, forth).flip(1))

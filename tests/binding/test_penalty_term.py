@@ -17,10 +17,13 @@ from crossproof.crosscoder.losses import Batch, Reconstruction, Term
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import BadFile, MismatchError
 from crossproof.files import read_jsonl
+from crossproof.interaction.attention.penalty import AttentionPenalty
+from crossproof.interaction.norm_penalty import NormPenalty
 from crossproof.interaction.penalty import InteractionPenalty
-from crossproof.units import MLP
+from crossproof.units import MLP, Attention, Norm
 from tests.crosscoder import toys
 from tests.crosscoder.test_fit import Stream, same_bits
+from tests.interaction.attention.toys import make_attention
 
 WIDTH, NEURONS = 8, 12
 ORDER = (7, 2, 4, 0, 5, 3)
@@ -173,18 +176,81 @@ def test_a_control_has_the_value_of_the_penalty_and_another_gradient(control: st
         assert float(cosine) == pytest.approx(1, abs=1e-9)
 
 
+def attention(dtype: torch.dtype = torch.float64) -> Attention:
+    return make_attention(0, d_model=WIDTH, rotary="halves", dtype=dtype)
+
+
+def norm(dtype: torch.dtype = torch.float64) -> Norm:
+    gain = torch.linspace(0.5, 2, WIDTH, dtype=dtype)
+    return Norm(kind="layer", gain=gain, bias=torch.zeros_like(gain), eps=1e-5)
+
+
+def test_of_several_kinds_of_units_it_is_the_mean_of_their_penalties_at_their_own_sites() -> None:
+    coder, raw = eight_sites(), activations()
+    codes = coder.encode(raw)
+    directions, biases = coder.decoder.unbind(1), coder.decoder_bias
+    mlp = mlps(1)[0]
+    for scaling in ("paper", "relative"):
+        expected = {
+            "mlp": InteractionPenalty([mlp], q=2, scaling=scaling)(codes, [directions[5]]),
+            "attention": AttentionPenalty([attention()], 2, scaling, seed=4, context=9)(codes, [directions[2]]),
+            "norm": NormPenalty([norm()], scaling)(codes, [directions[6]], [biases[6]]),
+        }
+        bound: dict[str, tuple[MLP | Attention | Norm, int]]
+        bound = {"mlp": (mlp, 5), "attention": (attention(), 2), "norm": (norm(), 6)}
+        for on in (("attention",), ("norm",), ("mlp", "attention"), ("mlp", "attention", "norm")):
+            config = PenaltyConfig(weight=3.0, on=on, scaling=scaling, q=1 if on == ("norm",) else 2)
+            units, sites = zip(*(bound[kind] for kind in on), strict=True)
+            found = PenaltyTerm(config, units, sites, seed=4, context=9)(batch_of(coder, raw))
+            mean = sum(float(expected[kind].detach()) for kind in on) / len(on)
+            assert float(found.detach()) == pytest.approx(3 * mean, rel=1e-8)
+        coder.zero_grad(set_to_none=True)
+        found.backward()
+        at_sites = coder.W_dec.grad.unflatten(1, (8, WIDTH)).abs().sum((0, 2))
+        assert [v for v in range(8) if at_sites[v] > 0] == [2, 5, 6]
+        assert bool(coder.W_enc.grad.any())
+
+
+def test_what_only_mlps_have_is_refused_by_name_where_there_are_none_and_the_order_of_kinds_is_nothing() -> None:
+    for wrong in ({"form": "mass"}, {"weighted": True}, {"neurons": 0.5}):
+        with pytest.raises(ValueError, match=rf"{next(iter(wrong))}: only MLPs have it.*attention"):
+            PenaltyConfig.model_validate({"on": ["attention"]} | wrong)
+        PenaltyConfig.model_validate({"on": ["attention", "mlp"]} | wrong)
+    with pytest.raises(ValueError, match="q: .*none in norms"):
+        PenaltyConfig(on=("norm",), q=2)
+    with pytest.raises(ValueError, match="control: there are controls for MLPs alone"):
+        PenaltyConfig(on=("mlp", "norm"), control="l1_features")
+    with pytest.raises(ValueError, match="on"):
+        PenaltyConfig(on=())
+    assert PenaltyConfig(on=("norm", "mlp")) == PenaltyConfig(on=("mlp", "norm"))
+
+
 CONFIG = FitConfig(steps=24, batch_tokens=32, log_every=4, checkpoint_every=8, dead_after=200)
+
+
+EVERY = ("mlp", "attention", "norm")
 
 
 def trained(out: Path, until: int | None = None, **settings: object) -> Crosscoder:
     config = PenaltyConfig.model_validate({"weight": 5.0, "neurons": 0.25, "warmup": 0.5} | settings)
-    penalty = PenaltyTerm(config, mlps(2, torch.float32), (2, 0), seed=4)
+    units: list[MLP | Attention | Norm] = list(mlps(2, torch.float32))
+    sites = [2, 0]
+    if len(config.on) > 1:
+        units, sites = [*units, attention(torch.float32), norm(torch.float32)], [2, 0, 1, 2]
+    penalty = PenaltyTerm(config, units, sites, seed=4)
     return fit(toys.crosscoder(), Stream(until=until), CONFIG, out, extra_terms=[penalty])
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"form": "mass"}, {"scaling": "paper"}, {"control": "l1_contributions"}, {"control": "reconstruction"}],
+    [
+        {},
+        {"form": "mass"},
+        {"scaling": "paper"},
+        {"control": "l1_contributions"},
+        {"control": "reconstruction"},
+        {"on": EVERY},
+    ],
 )
 def test_an_interrupted_run_ends_with_the_same_bits_and_metrics(tmp_path: Path, settings: dict[str, object]) -> None:
     whole = trained(tmp_path / "whole", **settings)
@@ -203,6 +269,8 @@ def test_a_run_is_not_resumed_under_another_penalty(tmp_path: Path) -> None:
         trained(tmp_path, until=10)
     with pytest.raises(MismatchError, match=r"penalty\.weight was 5\.0, now 6\.0; penalty\.form was 'dominant'"):
         trained(tmp_path, weight=6.0, form="mass")
+    with pytest.raises(MismatchError, match=r"penalty\.on was None, now \['mlp', 'attention', 'norm'\]"):
+        trained(tmp_path, on=EVERY)
     path = tmp_path / "checkpoint" / "state.safetensors"
     tensors = load_file(path)
     assert int(tensors.pop("term.penalty.penalty.draws")) == 8

@@ -130,6 +130,29 @@ def test_a_crosscoder_that_feeds_no_mlp_is_refused_before_anything_is_written(tm
     assert train(config(tmp_path / "run", {"weight": 1}, sites=SITES[1:])).tokens > 0
 
 
+def test_run_folders_from_before_there_was_a_choice_of_units_are_resumed(tmp_path: Path) -> None:
+    penalty = {"weight": 20.0, "neurons": 0.3}
+    whole = train(config(tmp_path / "whole", penalty))
+    stop_before_batch(18, config(tmp_path / "old", penalty))
+    run = read_json(tmp_path / "old" / "run.json")
+    assert run["config"]["penalty"].pop("on") == ["mlp"]
+    write_json(tmp_path / "old" / "run.json", run)
+    state = read_json(tmp_path / "old" / "checkpoint" / "state.json")
+    assert state["settings"].pop("penalty.on") is None
+    write_json(tmp_path / "old" / "checkpoint" / "state.json", state)
+    assert train(config(tmp_path / "old", penalty)) == whole
+    assert_same_bits(tmp_path / "whole", tmp_path / "old")
+
+
+@pytest.mark.parametrize(("kind", "what"), [("attention", "attention layer"), ("norm", "norm")])
+def test_a_kind_of_unit_that_a_model_does_not_have_is_refused_before_anything_is_written(
+    tmp_path: Path, kind: str, what: str
+) -> None:
+    with pytest.raises(CrossproofError, match=rf"penalty\.on.*no {what} of planted.*it has no {what}"):
+        train(config(tmp_path / "run", {"weight": 1, "on": ["mlp", kind]}))
+    assert not (tmp_path / "run").exists()
+
+
 def test_options_of_the_command_line_reach_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     options = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]

@@ -36,7 +36,7 @@ from crossproof.subject.tokens import Tokens
 from crossproof.units import Attention
 
 KIND = "attention"
-MEAN_TEXTS, TOP = 100, 12
+MEAN_TEXTS, TOP = 50, 12
 """Held-out texts that the mean input is taken over; pairs in the table."""
 
 
@@ -135,6 +135,7 @@ def attention_view(
         head=h,
         query=t,
         key=s,
+        window=layers[at].attention.window,
         chosen=tuple(name for name, its in given.items() if its is None),
         mean_over="this text" if mean_over is None else f"{len(mean_over)} texts, {mean_over.n_kept:,} tokens",
         unfaithfulness=float(unfaithful[described].mean()),
@@ -167,12 +168,8 @@ def _bound(subject: Subject, coder: Crosscoder, layer: int | None) -> Sequence[B
     if not bound:
         read = ", ".join(unit.input_site for unit in every)
         raise MismatchError(
-            f"this crosscoder has the sites {', '.join(coder.sites)}, and no attention layer of {subject.name} reads one "
-            + (
-                f"of them: they read {read}. Train a crosscoder that has these sites"
-                if every
-                else "of them: it has none"
-            )
+            f"this crosscoder has the sites {', '.join(coder.sites)}, and no attention layer of {subject.name} reads "
+            + (f"one of them: they read {read}. Train a crosscoder that has these" if every else "one: there is none")
         )
     chosen = [its for its in bound if layer in (None, _number(its))]
     if chosen:

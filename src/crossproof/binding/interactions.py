@@ -30,6 +30,7 @@ from crossproof.subject.tokens import Tokens
 if TYPE_CHECKING:
     import pandas as pd
 
+
 def interactions(
     subject: Subject,
     coder: Crosscoder,
@@ -46,7 +47,7 @@ def interactions(
     """
     units = neurons_of(subject, coder)
     chosen = choose_metrics(units, metrics)
-    kinds = _kinds(include)
+    kinds = choose_kinds(include)
     about = f"{coder.config.features:,} features at {len(coder.sites)} sites of {subject.name}"
     encoded = encode(subject, coder, tokens, attention_inputs(subject, coder, kinds))
     found = measure(encoded.codes, units, chosen, about)
@@ -57,7 +58,8 @@ def interactions(
     return found
 
 
-def _kinds(include: Sequence[Kind | str]) -> tuple[Kind, ...]:
+def choose_kinds(include: Sequence[Kind | str]) -> tuple[Kind, ...]:
+    """The kinds of units to include beside the MLPs; one that does not exist is refused."""
     others = tuple(kind for kind in KINDS if kind != "mlp")
     include = [include] if isinstance(include, str) else include
     for kind in include:
@@ -84,7 +86,7 @@ def token_interactions(
 
     In an attention layer the pair is a feature of this token, in the query, and one of a token before it, as a key.
     """
-    tokens, kinds = subject.tokens([text]), _kinds(include)
+    tokens, kinds = subject.tokens([text]), choose_kinds(include)
     encoded = encode(subject, coder, tokens, attention_inputs(subject, coder, kinds))
     codes = Codes(encoded.codes.pattern, encoded.codes.values.double())
     units = measured_units(subject, coder, codes, kinds, torch.float64)

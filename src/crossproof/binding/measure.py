@@ -9,7 +9,7 @@ from pathlib import Path
 
 from crossproof import runs
 from crossproof.binding.bound import neurons_of
-from crossproof.binding.interactions import interactions
+from crossproof.binding.interactions import choose_kinds, interactions
 from crossproof.crosscoder.config import Count, Strict
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.interaction.result import choose_metrics
@@ -28,6 +28,8 @@ class MeasureConfig(Strict):
     texts: Count = 100
     metrics: tuple[str, ...] = ()
     """None: all that the MLPs have."""
+    include: tuple[str, ...] = ("attention", "norm")
+    """Which units to account for beside the MLPs."""
     data: Path | None = None
     device: str = "cpu"
 
@@ -40,11 +42,12 @@ def measure(config: MeasureConfig, out: Path | None = None) -> Summary:
     subject = Subject.load(config.subject, device=config.device)
     coder = Crosscoder.from_pretrained(config.coder, device=config.device)
     choose_metrics(neurons_of(subject, coder), config.metrics or None)  # before anything is written
+    choose_kinds(config.include)
     source = subject.source("validation", config.data)
     # a short file of texts has fewer than were asked for, and begins again after its last
     tokens = source.tokens(0, min(config.texts, source.texts_in_all or config.texts))
     run = None if out is None else runs.begin(out, KIND, config)
-    found = interactions(subject, coder, tokens, config.metrics or None)
+    found = interactions(subject, coder, tokens, config.metrics or None, config.include)
     summary = found.summary()
     if out is not None and run is not None:
         found.save(out / IN_RUN)

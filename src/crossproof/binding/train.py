@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import TypeVar
 
-from crossproof.binding.bound import bound_mlps
+from crossproof.binding.bound import BoundMLP, bound_mlps
+from crossproof.binding.bound_units import BoundAttention, BoundNorm, bound_attention, bound_norms
 from crossproof.binding.config import PenalisedTrainConfig
 from crossproof.binding.penalty_term import PenaltyTerm
 from crossproof.crosscoder import train as unbound
@@ -13,7 +15,10 @@ from crossproof.crosscoder.config import TrainConfig
 from crossproof.crosscoder.evaluate import Evaluation
 from crossproof.crosscoder.losses import Term
 from crossproof.crosscoder.model import Crosscoder
+from crossproof.errors import MismatchError
+from crossproof.interaction.attention.penalty import CONTEXT
 from crossproof.subject.subject import Subject
+from crossproof.units import Attention, Norm, Unit
 
 
 def train(config: TrainConfig) -> Evaluation:
@@ -26,6 +31,34 @@ def train(config: TrainConfig) -> Evaluation:
 def _terms(config: PenalisedTrainConfig, subject: Subject, coder: Crosscoder) -> Sequence[Term]:
     if config.penalty.weight == 0:
         return ()
-    mlps = bound_mlps(subject, coder)
-    term = PenaltyTerm(config.penalty, [mlp.unit for mlp in mlps], [mlp.site for mlp in mlps], config.seed)
+    bound: list[BoundMLP | BoundAttention | BoundNorm] = []
+    if "mlp" in config.penalty.on:
+        bound += bound_mlps(subject, coder)
+    if "attention" in config.penalty.on:
+        bound += _some("attention layer", Attention, bound_attention(subject, coder), subject, coder)
+    if "norm" in config.penalty.on:
+        bound += _some("norm", Norm, bound_norms(subject, coder), subject, coder)
+    term = PenaltyTerm(
+        config.penalty,
+        [its.unit for its in bound],
+        [its.site for its in bound],
+        config.seed,
+        subject.context or CONTEXT,
+    )
     return [term.to(coder.W_dec.device)]
+
+
+Bound = TypeVar("Bound", BoundAttention, BoundNorm)
+
+
+def _some(
+    what: str, kind: type[Unit], bound: tuple[Bound, ...], subject: Subject, coder: Crosscoder
+) -> tuple[Bound, ...]:
+    """The same, refused where there is none."""
+    if not bound:
+        read = ", ".join(dict.fromkeys(unit.input_site for unit in subject.units if isinstance(unit, kind)))
+        raise MismatchError(
+            f"penalty.on: this crosscoder has the sites {', '.join(coder.sites)}, and no {what} of {subject.name} "
+            f"reads one of them: " + (f"they read {read}. Add these sites" if read else f"it has no {what}")
+        )
+    return bound

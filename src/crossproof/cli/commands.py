@@ -33,23 +33,7 @@ def show(folder: Annotated[Path, tyro.conf.Positional]) -> Outcome:
     Args:
         folder: The run folder.
     """
-    from crossproof import runs
-
-    if runs.read(folder).kind == "ground-truth":
-        from crossproof.study.ground_truth.results import GroundTruthStudy
-
-        return outcomes.ground_truth(runs.read_results(folder, GroundTruthStudy))
-    if runs.read(folder).kind == "ranking":
-        from crossproof.study.ranking.results import RankingStudy
-
-        return outcomes.ranking(runs.read_results(folder, RankingStudy))
-    if runs.read(folder).kind == "interactions":
-        from crossproof.interaction.result_view import Summary
-
-        return outcomes.interactions(runs.read_results(folder, Summary))
-    from crossproof.crosscoder.evaluate import Evaluation
-
-    return outcomes.evaluation(folder, runs.read_results(folder, Evaluation))
+    return outcomes.of_run(folder)
 
 
 def interactions(
@@ -57,17 +41,19 @@ def interactions(
     coder: str,
     texts: int = 100,
     metrics: tuple[str, ...] = (),
+    include: tuple[str, ...] = ("attention", "norm"),
     data: Path | None = None,
     out: Path | None = None,
     device: str = "cpu",
 ) -> Outcome:
-    """Measure how the features of a crosscoder interact in a model's MLPs.
+    """Measure how the features of a crosscoder interact in a model's units.
 
     Args:
         subject: A zoo name, a local folder or a hub id.
         coder: The crosscoder: its folder, the folder of the run that trained it, or a hub id.
         texts: Held-out texts to measure on.
-        metrics: Of directed, mass, ratio, chance and correlation. Default: all that the MLPs have.
+        metrics: Of directed, mass, cross, ratio, chance and correlation, in MLPs. Default: all that these have.
+        include: Which units to account for beside the MLPs. Heads with rotary positions take most of the time.
         data: Where they come from, a .txt or .jsonl file. Zoo models bring their own.
         out: The run folder to write tables and matrices to.
         device: cpu, cuda or cuda:N.
@@ -76,8 +62,131 @@ def interactions(
 
     if texts < 1:
         raise CrossproofError(f"--texts {texts} leaves nothing to measure on: give at least 1")
-    config = MeasureConfig(subject=subject, coder=coder, texts=texts, metrics=metrics, data=data, device=device)
-    return outcomes.interactions(measure(config, out))
+    options = {"texts": texts, "metrics": metrics, "include": include, "data": data, "device": device}
+    return outcomes.interactions(measure(MeasureConfig(subject=subject, coder=coder, **options), out))
+
+
+def attention(
+    subject: Annotated[str, tyro.conf.Positional],
+    coder: str,
+    text: str,
+    layer: int | None = None,
+    head: int | None = None,
+    query: str | None = None,
+    key: str | None = None,
+    out: Path | None = None,
+    device: str = "cpu",
+) -> Outcome:
+    """Show one attention head on one text: its pattern, the parts of its scores, the features that meet there.
+
+    Args:
+        subject: A zoo name, a local folder or a hub id.
+        coder: The crosscoder: its folder, the folder of the run that trained it, or a hub id.
+        text: What the head reads.
+        layer: Which attention layer. Default, as for head and query: where interaction is largest.
+        head: Which of its heads.
+        query: The word that looks, or its position.
+        key: The word that it looks at, or its position. Default: where its features do most to the attention.
+        out: The run folder to write the page and the arrays to.
+        device: cpu, cuda or cuda:N.
+    """
+    if out is not None:
+        from crossproof.report.page import need_plotly
+
+        need_plotly()
+    from crossproof.binding.attention_view import AttentionConfig, attend
+
+    options = {"layer": layer, "head": head, "query": query, "key": key, "device": device}
+    found = attend(AttentionConfig(subject=subject, coder=coder, text=text, **options), out)
+    if out is not None:
+        from crossproof.report.attention_page import write_attention_page
+
+        write_attention_page(out)
+    return outcomes.attention(found, out)
+
+
+def span(
+    subject: Annotated[str, tyro.conf.Positional],
+    coder: str,
+    input_site: Annotated[str, tyro.conf.arg(name="from")],
+    output_site: Annotated[str, tyro.conf.arg(name="to")],
+    out: Path,
+    tokens: int = 50,
+    orders: int = 16,
+    texts: int = 100,
+    keep_error: bool = False,
+    data: Path | None = None,
+    seed: int = 0,
+) -> Outcome:
+    """Measure by Shapley-Taylor values how features interact between any two sites of a model.
+
+    At a token with ten active features or fewer all coalitions are visited, up to 1,024 forward passes; with more,
+    random orders are: sixteen orders of sixteen features take 3,800 passes.
+
+    Args:
+        subject: A zoo name, a local folder or a hub id.
+        coder: The crosscoder: its folder, the folder of the run that trained it, or a hub id.
+        input_site: Where features are switched on and off: a site of the crosscoder.
+        output_site: Where it is seen what they do: any site after that, or `logits`.
+        out: The run folder.
+        tokens: At how many tokens.
+        orders: Random orders at tokens with more than ten active features.
+        texts: Held-out texts that the tokens are drawn from.
+        keep_error: Keep what the crosscoder does not explain at the input site in every coalition.
+        data: Where the texts come from, a .txt or .jsonl file. Zoo models bring their own.
+        seed: Draws tokens and orders.
+    """
+    from crossproof.binding.measure_span import SpanConfig, measure_span
+
+    for option, value, least in (("tokens", tokens, 1), ("orders", orders, 2), ("texts", texts, 1), ("seed", seed, 0)):
+        if value < least:
+            raise CrossproofError(f"--{option} {value}: give at least {least}")
+    options = {"tokens": tokens, "orders": orders, "texts": texts, "keep_error": keep_error, "data": data, "seed": seed}
+    sites = {"input_site": input_site, "output_site": output_site}
+    return outcomes.span(measure_span(SpanConfig(subject=subject, coder=coder, out=out, **sites, **options)))
+
+
+def units(
+    subject: Annotated[str, tyro.conf.Positional],
+    coders: tuple[str, ...],
+    out: Path,
+    texts: int = 100,
+    tokens: int = 100,
+    data: Path | None = None,
+    seed: int = 0,
+) -> Outcome:
+    """Say which units of a model interact most, with dictionaries trained with and without a penalty.
+
+    Args:
+        subject: A zoo name, a local folder or a hub id.
+        coders: Folders of the runs that trained them. Those trained alike, but for their seeds, are pooled.
+        out: The run folder.
+        texts: Held-out texts that are accounted for.
+        tokens: At how many of their tokens features are removed, in pairs: seconds each.
+        data: Where the texts come from, a .txt or .jsonl file. Zoo models bring their own.
+        seed: Draws the tokens and the bootstrap.
+    """
+    from crossproof.study.units.study import UnitsConfig, run
+
+    for option, value, least in (("texts", texts, 2), ("tokens", tokens, 2), ("seed", seed, 0)):
+        if value < least:
+            raise CrossproofError(f"--{option} {value}: give at least {least}")
+    options = {"texts": texts, "tokens": tokens, "data": data, "seed": seed}
+    return outcomes.units(run(UnitsConfig(subject=subject, coders=coders, out=out, **options)))
+
+
+def planted_units(out: Path, seeds: int = 5) -> Outcome:
+    """Score metrics on gated MLPs, heads and norms made by hand, whose interactions are known.
+
+    Args:
+        out: The run folder. A finished run found there is read.
+        seeds: How often to draw codes and strengths anew.
+    """
+    from crossproof.study.planted_units.study import PlantedUnitsConfig, run
+
+    if seeds < 1:
+        raise CrossproofError(f"--seeds {seeds}: give at least 1")
+    return outcomes.planted_units(run(PlantedUnitsConfig(out=out, seeds=seeds)))
 
 
 def doctor(model: Annotated[str, tyro.conf.Positional], data: Path | None = None, device: str = "cpu") -> Outcome:
@@ -177,7 +286,11 @@ def ranking(
 COMMANDS: dict[str, Callable[..., Outcome]] = {
     "train": train,
     "interactions": interactions,
+    "attention": attention,
+    "span": span,
+    "units": units,
     "ground-truth": ground_truth,
+    "planted-units": planted_units,
     "ranking": ranking,
     "show": show,
     "doctor": doctor,

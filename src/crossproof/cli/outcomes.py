@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crossproof.errors import BadFile
+
 if TYPE_CHECKING:
+    from crossproof.binding.measure_span import SpanStudy
     from crossproof.crosscoder.evaluate import Evaluation
     from crossproof.interaction.result_view import Summary
     from crossproof.records import AttentionRecord
     from crossproof.study.ground_truth.results import GroundTruthStudy
+    from crossproof.study.planted_units.results import PlantedUnitsStudy
     from crossproof.study.ranking.results import RankingStudy
+    from crossproof.study.units.results import UnitsStudy
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,29 @@ class Outcome:
     data: Any
     shown: tuple[Any, ...]
     status: int = 0
+
+
+def of_run(folder: Path) -> Outcome:
+    """What the run in a folder found."""
+    from importlib import import_module
+
+    from crossproof import runs
+
+    kinds: dict[str, tuple[str, str, Callable[[Any], Outcome]]] = {
+        "train": ("crosscoder.evaluate", "Evaluation", partial(evaluation, folder)),
+        "interactions": ("interaction.result_view", "Summary", interactions),
+        "attention": ("records", "AttentionRecord", partial(attention, folder=folder)),
+        "span": ("binding.measure_span", "SpanStudy", span),
+        "units": ("study.units.results", "UnitsStudy", units),
+        "ground-truth": ("study.ground_truth.results", "GroundTruthStudy", ground_truth),
+        "planted-units": ("study.planted_units.results", "PlantedUnitsStudy", planted_units),
+        "ranking": ("study.ranking.results", "RankingStudy", ranking),
+    }
+    kind = runs.read(folder).kind
+    if kind not in kinds:
+        raise BadFile(f"{folder} holds a run of the kind {kind!r}, which this version cannot show")
+    module, name, shown = kinds[kind]
+    return shown(runs.read_results(folder, getattr(import_module(f"crossproof.{module}"), name)))
 
 
 def evaluation(folder: Path, results: Evaluation) -> Outcome:
@@ -107,6 +137,37 @@ def interactions(found: Summary) -> Outcome:
     }
     tables = [table(title, rows) for title, rows in named.items() if rows]
     return Outcome(found.model_dump(mode="json"), (summary, *tables))
+
+
+def span(found: SpanStudy) -> Outcome:
+    share = text("{:.0%}", found.together_share)
+    between = f" ({found.together_share_low:.0%}–{found.together_share_high:.0%})" if found.together_share_low else ""
+    summary = (
+        f"{found.subject}: {found.input_site} → {found.output_site}\n"
+        f"{found.tokens} tokens with {found.features:.1f} active features on average, {found.estimated} of them "
+        f"estimated · {found.pairs:,} pairs\nall features together move the output by {found.change:.3g}; the pairs' "
+        f"part of that, summed as vectors, is as long as {share}{between} of it"
+    )
+    pairs = [
+        {"pair": f"{pair.i} × {pair.j}", "strength": pair.strength, "tokens": pair.count, "score": pair.score}
+        for pair in found.strongest
+    ]
+    shown = [table("strongest pairs", pairs)] if pairs else []
+    return Outcome(found.model_dump(mode="json"), (summary, *shown))
+
+
+def units(found: UnitsStudy) -> Outcome:
+    from crossproof.study.units.results import tables
+
+    shown = [table(title, rows) for title, rows in tables(found).items()]
+    return Outcome(found.model_dump(mode="json"), tuple(shown))
+
+
+def planted_units(found: PlantedUnitsStudy) -> Outcome:
+    from crossproof.study.planted_units.results import tables
+
+    shown = [table(title, rows) for title, rows in tables(found).items()]
+    return Outcome(found.model_dump(mode="json"), tuple(shown))
 
 
 def ground_truth(found: GroundTruthStudy) -> Outcome:
