@@ -47,7 +47,7 @@ def test_the_units_come_in_order_of_computation_with_their_kinds(family: str) ->
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_unit_is_the_sum_of_its_pairs_and_of_its_tokens(family: str) -> None:
-    subject, coder, tokens, found = measured(family)
+    _, coder, tokens, found = measured(family)
     account = found.account
     assert account is not None
     n = coder.config.features
@@ -124,10 +124,10 @@ def test_an_account_survives_its_files_and_is_refused_when_they_were_changed(tmp
     broken = bytearray(file.read_bytes())
     broken[-1] ^= 1
     file.write_bytes(bytes(broken))
-    with pytest.raises(BadFile, match="account.safetensors"):
+    with pytest.raises(BadFile, match=r"account\.safetensors"):
         xp.Interactions.load(tmp_path / "found")
     file.unlink()
-    with pytest.raises(BadFile, match=r"account.safetensors is missing"):
+    with pytest.raises(BadFile, match=r"account\.safetensors is missing"):
         xp.Interactions.load(tmp_path / "found")
 
 

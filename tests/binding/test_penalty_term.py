@@ -216,7 +216,7 @@ def test_what_only_mlps_have_is_refused_by_name_where_there_are_none_and_the_ord
         with pytest.raises(ValueError, match=rf"{next(iter(wrong))}: only MLPs have it.*attention"):
             PenaltyConfig.model_validate({"on": ["attention"]} | wrong)
         PenaltyConfig.model_validate({"on": ["attention", "mlp"]} | wrong)
-    with pytest.raises(ValueError, match="q: .*none in norms"):
+    with pytest.raises(ValueError, match=r"q: .*none in norms"):
         PenaltyConfig(on=("norm",), q=2)
     with pytest.raises(ValueError, match="control: there are controls for MLPs alone"):
         PenaltyConfig(on=("mlp", "norm"), control="l1_features")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -169,6 +172,17 @@ def test_the_strongest_pairs_are_those_of_a_search_through_all(attention: Attent
         or max(list(expected.values()), default=0) < 1e-8
         or len(found) >= sum(value > 1e-6 for value in expected.values())
     )
+
+
+def test_the_program_of_the_docs_runs_and_its_terms_are_the_scores() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "attention.md").read_text()
+    (program,) = (
+        text.split("```")[0] for text in page.split("```python\n")[1:] if "four_parts(" in text.split("```")[0]
+    )
+    names: dict[str, Any] = {"__name__": "docs"}
+    torch.manual_seed(0)
+    exec(compile(program, "docs/attention.md", "exec"), names)
+    torch.testing.assert_close(names["terms"].score, names["split"].scores[:, 7, 3])
 
 
 def test_what_does_not_fit_is_refused_by_name() -> None:

@@ -13,7 +13,6 @@ from torch import Tensor
 from crossproof.progress import progress
 from crossproof.study.ranking.agreement import bootstrap, precision_of_top, spearman
 from crossproof.study.ranking.results import ALL, Agreement, Estimate, Level
-from crossproof.study.ranking.tokens import TokenPairs
 
 TOPS = (20, 50, 100)
 """k of precision at k."""
@@ -25,10 +24,28 @@ Numbers = Float64[Tensor, "unit metric number"]
 
 
 @dataclass(frozen=True, eq=False)
+class PairsAtTokens:
+    """Pairs of features at every sampled token: a row for each, the same rows in every unit."""
+
+    token: Int[Tensor, " row"]
+    """Which of the sampled tokens, ascending."""
+    i: Int[Tensor, " row"]
+    j: Int[Tensor, " row"]
+    index: Float64[Tensor, "unit row"]
+    """How far the pair moves the unit's output by the index: the L2 norm over the output vector."""
+    here: dict[str, Float64[Tensor, "unit row"]]
+    """What the metrics say that look at the sampled tokens alone."""
+    estimated: int
+    """At how many tokens the index is not exact."""
+    relative_error: Float64[Tensor, " unit"]
+    """Of a pair there: the median of its standard error over its size; not a number where all are exact."""
+
+
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """Pairs at sampled tokens, and scores that a larger set of tokens gave them."""
 
-    at: TokenPairs
+    at: PairsAtTokens
     pair: Int[Tensor, " row"]
     """Which pair, of all that were seen, each row is."""
     ranked: Bool[Tensor, " pair"]
@@ -41,16 +58,18 @@ class Comparison:
     """Of which text each sampled token is, counted from 0."""
     texts: int
 
-    def agreements(self, unit_names: tuple[str, ...], seed: int) -> list[Agreement]:
-        """Every metric in every MLP where the index has an order, and in the mean of these, at both levels."""
+    def agreements(self, unit_names: tuple[str, ...], seed: int, mean: str = ALL) -> list[Agreement]:
+        """Every metric in every unit where the index has an order, and in the `mean` of these, at both levels."""
         within = (*self.corpus, *self.at.here)
         between = (*self.corpus, *self.corpus_of_ranked, *self.at.here)
         tops = [k for k in TOPS if k < int(self.ranked.sum())]
-        found = self._level("token", within, [], unit_names, seed)
-        return found + (self._level("pair", between, tops, unit_names, seed) if int(self.ranked.sum()) > 2 else [])
+        found = self._level("token", within, [], (*unit_names, mean), seed)
+        if int(self.ranked.sum()) > 2:
+            found += self._level("pair", between, tops, (*unit_names, mean), seed)
+        return found
 
     def halves(self) -> list[float | None]:
-        """For each MLP, Spearman between the mean index of the texts with even numbers and of the others."""
+        """For each unit, Spearman between the mean index of the texts with even numbers and of the others."""
         even = (torch.arange(self.texts) % 2 == 0).double()
         first, second = self._means(self.at.index, even), self._means(self.at.index, 1 - even)
         both = (first.isfinite() & second.isfinite()).all(0)
@@ -126,8 +145,9 @@ class Comparison:
         return (totals / count)[:, self.ranked]
 
     def _level(
-        self, level: Level, metrics: tuple[str, ...], tops: list[int], unit_names: tuple[str, ...], seed: int
+        self, level: Level, metrics: tuple[str, ...], tops: list[int], names: tuple[str, ...], seed: int
     ) -> list[Agreement]:
+        """`names` are those of the units, and last that of their mean."""
         statistic = self.within_tokens if level == "token" else self.between_pairs
         ordered = statistic(torch.ones(self.texts, dtype=torch.float64)).isfinite().all(2).all(1)
         if not bool(ordered.any()):
@@ -142,8 +162,8 @@ class Comparison:
 
             estimate, reach = bootstrap(of_units_and_their_mean, self.texts, DRAWS, seed)
         found = []
-        named = [name for name, any_order in zip(unit_names, ordered.tolist(), strict=True) if any_order]
-        for u, unit in enumerate((*named, ALL)):
+        named = [name for name, any_order in zip(names[:-1], ordered.tolist(), strict=True) if any_order]
+        for u, unit in enumerate((*named, names[-1])):
             for m, metric in enumerate(metrics):
                 first, *rest = [
                     Estimate(value=v, low=v - r, high=v + r) if isfinite(r) else Estimate(value=v, low=None, high=None)

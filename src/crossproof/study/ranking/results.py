@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -11,11 +12,11 @@ ALL = "all MLPs"
 Level = Literal["token", "pair"]
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Estimate(_Record):
+class Estimate(Record):
     """A number and its 95% interval over texts; None where too few resamples have the number."""
 
     value: float
@@ -23,7 +24,7 @@ class Estimate(_Record):
     high: float | None
 
 
-class Agreement(_Record):
+class Agreement(Record):
     """How well one metric ranks pairs as the Shapley-Taylor index does."""
 
     level: Level
@@ -35,7 +36,7 @@ class Agreement(_Record):
     """Between pairs: the share of the index's first k among the metric's first k."""
 
 
-class UnitRecord(_Record):
+class UnitRecord(Record):
     """One MLP."""
 
     unit: str
@@ -50,7 +51,7 @@ class UnitRecord(_Record):
     seen other tokens could hope for. None where too few pairs are in both."""
 
 
-class RankingStudy(_Record):
+class RankingStudy(Record):
     """`results.json`."""
 
     subject: str
@@ -79,7 +80,11 @@ class RankingStudy(_Record):
 
 def agreement_table(study: RankingStudy, level: Level, unit: str = ALL) -> list[dict[str, Any]]:
     """A row for each metric, the best first."""
-    rows = [row for row in study.agreements if (row.level, row.unit) == (level, unit)]
+    return agreement_rows(study.agreements, level, unit)
+
+
+def agreement_rows(agreements: Iterable[Agreement], level: Level, unit: str) -> list[dict[str, Any]]:
+    rows = [row for row in agreements if (row.level, row.unit) == (level, unit)]
     return [
         {"metric": row.metric, "Spearman": _with_interval(row.spearman)}
         | {f"precision at {k}": _with_interval(estimate) for k, estimate in row.precision.items()}
@@ -89,9 +94,14 @@ def agreement_table(study: RankingStudy, level: Level, unit: str = ALL) -> list[
 
 def unit_table(study: RankingStudy, level: Level) -> list[dict[str, Any]]:
     """A row for each metric, a column of Spearman correlations for each MLP."""
+    return unit_rows(study.agreements, level, ALL)
+
+
+def unit_rows(agreements: Iterable[Agreement], level: Level, mean: str) -> list[dict[str, Any]]:
+    """Without those of the `mean` over units."""
     rows: dict[str, dict[str, Any]] = {}
-    for row in study.agreements:
-        if row.level == level and row.unit != ALL:
+    for row in agreements:
+        if row.level == level and row.unit != mean:
             rows.setdefault(row.metric, {"metric": row.metric})[row.unit] = f"{row.spearman.value:.2f}"
     return list(rows.values())
 

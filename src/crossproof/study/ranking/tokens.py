@@ -10,14 +10,16 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from crossproof.codes import Codes, Pattern
-from crossproof.interaction.coactive import CoActive
-from crossproof.interaction.contributions import Neurons, PlainNeurons, chunks, tables
+from crossproof.interaction.coactive import CoActive, PairSums
+from crossproof.interaction.contributions import GatedNeurons, Neurons, PlainNeurons, chunks, tables
 from crossproof.interaction.games import mlp_game
+from crossproof.interaction.gated import cross
 from crossproof.interaction.interpretations.additive import Additive
 from crossproof.interaction.interpretations.base import block_of
 from crossproof.interaction.pairs import directed, mass, ratio
 from crossproof.interaction.shapley import MOST_PLAYERS, Game, ReadOut, exact, sampled
 from crossproof.progress import progress
+from crossproof.study.ranking.comparison import PairsAtTokens
 from crossproof.units import MLP, GatedMLP
 
 ORDERS = 32
@@ -26,27 +28,16 @@ ORDERS = 32
 AT_TOKEN = {
     "directed, here": "what each adds, at these tokens, to neurons the other dominates, both ways",
     "mass, here": "how much of each other's contributions they cancel at these tokens",
+    "cross, here": "how much one in the gate and the other in the value add together at these tokens, both ways",
     "ratio, here": "how alike their contributions are at these tokens",
     "strengths, here": "the product of their strengths at these tokens",
 }
 
 
 @dataclass(frozen=True, eq=False)
-class TokenPairs:
-    """Every pair i < j at every sampled token: a row for each, the same rows in every MLP."""
+class TokenPairs(PairsAtTokens):
+    """Every pair i < j, in MLPs; `here` are those of `AT_TOKEN` that these MLPs have."""
 
-    token: Int[Tensor, " row"]
-    """Which of the sampled tokens."""
-    i: Int[Tensor, " row"]
-    j: Int[Tensor, " row"]
-    index: Float64[Tensor, "unit row"]
-    """How far the pair moves the MLP's output by the index: the L2 norm over the output vector."""
-    here: dict[str, Float64[Tensor, "unit row"]]
-    """Those of `AT_TOKEN` that these MLPs have."""
-    estimated: int
-    """At how many tokens the index is not exact."""
-    relative_error: Float64[Tensor, " unit"]
-    """Of a pair there: the median of its standard error over its size; not a number where all are exact."""
     residual_gap: Float64[Tensor, " unit"]
     """T2: the largest difference, at any token and neuron, between the additive residual and the sum of the neuron's
     index over pairs, relative to |β| + Σ|p|."""
@@ -57,9 +48,7 @@ def at_tokens(
     codes: Codes, rows: Int[Tensor, " token"], neurons: Sequence[Neurons], units: Sequence[MLP | GatedMLP], seed: int
 ) -> TokenPairs:
     """In float64: the index of a pair can be a million times smaller than what the MLP puts out."""
-    plain = all(isinstance(its, PlainNeurons) for its in neurons)
-    names = [name for name in AT_TOKEN if plain or not name.startswith("mass")]
-    columns: dict[str, list[Tensor]] = {name: [] for name in names}
+    columns: dict[str, list[Tensor]] = {}
     token, i, j, index, errors = [], [], [], [], []
     gap = torch.zeros(len(units), dtype=torch.float64)
     estimated = 0
@@ -77,9 +66,9 @@ def at_tokens(
             token.append(torch.full_like(a, place))
             i.append(features[a])
             j.append(features[b])
-            here = _here(one, neurons, plain) | {"strengths": (strengths[a] * strengths[b]).repeat(len(units), 1)}
+            here = _here(one, neurons) | {"strengths": (strengths[a] * strengths[b]).repeat(len(units), 1)}
             for name, values in here.items():
-                columns[f"{name}, here"].append(values)
+                columns.setdefault(f"{name}, here", []).append(values)
             bar(1)
     error = torch.cat(errors, 1).nanmedian(1).values if errors else torch.full_like(gap, torch.nan)
     by_name = {name: torch.cat(values, 1) for name, values in columns.items()}
@@ -124,14 +113,19 @@ def _neurons_and_outputs(game: ReadOut) -> Game:
     return both
 
 
-def _here(one: Codes, neurons: Sequence[Neurons], plain: bool) -> dict[str, Float64[Tensor, "unit row"]]:
-    """What the metrics say at one token of its pairs i < j, in the order of `triu_indices`."""
+def _here(one: Codes, neurons: Sequence[Neurons]) -> dict[str, Float64[Tensor, "unit row"]]:
+    """What the metrics that all these MLPs have say at one token of its pairs i < j, in the order of `triu_indices`."""
     pairs = CoActive.of(one)
     forth = pairs.i < pairs.j
     back = pairs.positions(pairs.j[forth], pairs.i[forth])
-    charged = [its.total for its in directed(one, neurons, pairs)]
-    found = {"directed": torch.stack([total[forth] + total[back] for total in charged])}
-    if plain:
+
+    def both_ways(sums: Sequence[PairSums]) -> Tensor:
+        return torch.stack([its.total[forth] + its.total[back] for its in sums])
+
+    found = {"directed": both_ways(directed(one, neurons, pairs))}
+    if all(isinstance(its, PlainNeurons) for its in neurons):
         found["mass"] = torch.stack([its.pairs.total[forth] for its in mass(one, neurons, pairs)])
+    if all(isinstance(its, GatedNeurons) for its in neurons):
+        found["cross"] = both_ways([its.cross for its in cross(one, neurons, pairs)])
     found["ratio"] = torch.stack([its.total[forth] for its in ratio(one, neurons, pairs)])
     return found
