@@ -18,6 +18,7 @@ from crossproof.errors import CrossproofError
 from crossproof.interaction.attention.game import attention_game
 from crossproof.interaction.attention.heads import Heads, Passage
 from crossproof.interaction.attention.output import read
+from crossproof.interaction.norms.removal import norm_game
 from crossproof.interaction.shapley import exact, sampled
 from crossproof.study.ranking import comparison
 from crossproof.study.unit_ranking import attention, index, norms
@@ -274,9 +275,7 @@ def test_an_estimate_is_shortened_by_its_own_error_and_says_how_large_that_is(mo
     at = norms.at_tokens(codes, rows, [its], 7)
     assert (true.estimated, at.estimated) == (0, 1)
     assert not bool(true.relative_error.isfinite().any())
-    game = norms.norm_game(
-        its.norm, its.directions, its.bias, codes.rows(0, 1).values, codes.rows(0, 1).pattern.features
-    )
+    game = norm_game(its.norm, its.directions, its.bias, codes.rows(0, 1).values, codes.rows(0, 1).pattern.features)
     found = sampled(game, 6, 6, 7)
     assert found.standard_error is not None
     error, (a, b) = found.standard_error.norm(dim=2), torch.triu_indices(6, 6, 1)
