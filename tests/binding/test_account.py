@@ -86,6 +86,27 @@ def test_a_texts_tokens_have_the_scores_of_the_account(family: str) -> None:
             assert active[position, row.j]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_strongest_pairs_of_heads_are_the_largest_entries_of_their_tables(family: str) -> None:
+    account = measured(family)[3].account
+    assert account is not None
+    entries = [
+        (-float(value), name, head, place // 20, place % 20)
+        for name, table in account.across_tokens.items()
+        for head, entries in enumerate(table)
+        for place, value in enumerate(entries.flatten().tolist())
+        if value > 0
+    ]
+    expected = sorted(entries, key=lambda entry: entry[0])
+    rows = account.heads(top=15)
+    assert rows.per_token.tolist() == pytest.approx([-entry[0] for entry in expected[:15]])
+    for row in rows.itertuples():
+        assert float(account.across_tokens[row.unit][row.head, row.query, row.key]) == row.per_token
+    assert len(account.heads(top=10**6)) == len(entries)
+    with pytest.raises(CrossproofError, match="at least 1"):
+        account.heads(0)
+
+
 def test_standard_errors_are_over_texts() -> None:
     _, _, tokens, found = measured("gpt2")
     account = found.account
@@ -120,6 +141,7 @@ def test_an_account_survives_its_files_and_is_refused_when_they_were_changed(tmp
     assert again.account is not None
     pd.testing.assert_frame_equal(again.account.units, found.account.units)
     pd.testing.assert_frame_equal(again.account.pairs(50), found.account.pairs(50))
+    pd.testing.assert_frame_equal(again.account.heads(50), found.account.heads(50))
     file = tmp_path / "found" / "account.safetensors"
     broken = bytearray(file.read_bytes())
     broken[-1] ^= 1

@@ -112,7 +112,6 @@ def interactions(found: Summary) -> Outcome:
             "kind": row.kind,
             "per token": row.per_token,
             "±": row.per_token_se,
-            "share": text("{:.0%}", row.share),
             "writes": row.written,
             "relative": row.relative,
         }

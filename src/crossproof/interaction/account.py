@@ -76,9 +76,30 @@ class Account:
                 "kind": list(self.kinds.values()),
                 "per_token": per_token.numpy(),
                 "per_token_se": error.numpy(),
-                "share": (per_token / per_token.sum()).numpy(),
                 "written": self.written.numpy(),
                 "relative": (per_token / self.written).numpy(),
+            }
+        )
+
+    def heads(self, top: int = 100) -> pd.DataFrame:
+        """The strongest pairs of a query feature and a key feature in the heads of all attentions: mean per query."""
+        import pandas as pd
+
+        _check_top(top)
+        n = self.coactive.n_features
+        found = [_largest(head.flatten(), top) for table in self.across_tokens.values() for head in table]
+        place = [(name, head) for name, table in self.across_tokens.items() for head in range(len(table))]
+        which = torch.cat([torch.full_like(where, number) for number, (where, _) in enumerate(found)] or [_NONE])
+        where, values = (torch.cat([its[part] for its in found] or [_NONE]) for part in (0, 1))
+        order = values.argsort(descending=True, stable=True)[:top]
+        chosen = [place[number] for number in which[order].tolist()]
+        return pd.DataFrame(
+            {
+                "unit": pd.Categorical([name for name, _ in chosen], categories=list(self.across_tokens)),
+                "head": [head for _, head in chosen],
+                "query": (where[order] // n).int().numpy(),
+                "key": (where[order] % n).int().numpy(),
+                "per_token": values[order].double().numpy(),
             }
         )
 
@@ -106,8 +127,7 @@ class Account:
         """
         import pandas as pd
 
-        if top < 1:
-            raise CrossproofError(f"top: asks for {top} pairs; take at least 1")
+        _check_top(top)
         i, j = self._strongest(top)
         each = self._of_pairs(i, j)
         total, most = each.sum(1), each.max(1)
@@ -140,9 +160,7 @@ class Account:
                     everywhere += head
             together, where = everywhere.flatten(), torch.arange(n * n)
             i, j = where // n, where % n
-        least = together.topk(min(top, len(together))).values.amin() if len(together) else together.sum()
-        found = ((together >= least) & (together > 0)).nonzero().squeeze(1)
-        order = found[together[found].argsort(descending=True, stable=True)][:top]
+        order, _ = _largest(together, top)
         return i[order], j[order]
 
     def _of_pairs(self, i: Int[Tensor, " pair"], j: Int[Tensor, " pair"]) -> Float64[Tensor, "pair unit"]:
@@ -160,6 +178,24 @@ class Account:
         for feature in features:
             if not 0 <= feature < self.coactive.n_features:
                 raise CrossproofError(f"feature {feature}: there are the features 0 to {self.coactive.n_features - 1}")
+
+
+_NONE = torch.zeros(0, dtype=torch.long)
+
+
+def _largest(values: Float[Tensor, " any"], top: int) -> tuple[Int[Tensor, " found"], Float[Tensor, " found"]]:
+    """Where the largest are, none of them 0, and what they are; of equal ones the first."""
+    if len(values) == 0:
+        return _NONE, values
+    least = values.topk(min(top, len(values))).values.amin()
+    found = ((values >= least) & (values > 0)).nonzero().squeeze(1)
+    order = found[values[found].argsort(descending=True, stable=True)][:top]
+    return order, values[order]
+
+
+def _check_top(top: int) -> None:
+    if top < 1:
+        raise CrossproofError(f"top: asks for {top} pairs; take at least 1")
 
 
 def mean_per_token(

@@ -128,7 +128,12 @@ _ACROSS, _SAME = "across_tokens.", "on_same_token."
 def _tensors_of(account: Account) -> dict[str, Tensor]:
     tensors = {"by_text": account.by_text, "tokens": account.tokens, "written": account.written}
     tensors |= {_SAME + name: table for name, table in account.on_same_token.items()}
-    return tensors | {_ACROSS + name: table for name, table in account.across_tokens.items()}
+    for name, table in account.across_tokens.items():
+        flat = table.flatten()
+        where = flat.nonzero().squeeze(1)  # of few tokens most pairs never meet
+        tensors |= {f"{_ACROSS}{name}.where": where.int(), f"{_ACROSS}{name}.values": flat[where]}
+        tensors |= {f"{_ACROSS}{name}.shape": torch.tensor(table.shape)}
+    return tensors
 
 
 def _account(folder: Path, description: Description, coactive: CoActive) -> Account | None:
@@ -136,11 +141,14 @@ def _account(folder: Path, description: Description, coactive: CoActive) -> Acco
         return None
     tensors = read_safetensors(folder / ACCOUNT)
 
-    def of(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): tensors[name] for name in sorted(tensors) if name.startswith(prefix)}
+    def across(name: str) -> Tensor:
+        where, values, shape = (tensors[f"{_ACROSS}{name}.{part}"] for part in ("where", "values", "shape"))
+        return values.new_zeros(int(shape.prod())).index_put_((where.long(),), values).view(*shape.tolist())
 
     by_text, tokens, written = (tensors[name] for name in ("by_text", "tokens", "written"))
-    return Account(description.account, by_text, tokens, written, coactive, of(_SAME), of(_ACROSS))
+    same = {name: tensors[_SAME + name] for name in description.account if _SAME + name in tensors}
+    others = {name: across(name) for name in description.account if name not in same}
+    return Account(description.account, by_text, tokens, written, coactive, same, others)
 
 
 def _described(folder: Path) -> Description:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     from crossproof.interaction.result import Interactions
 
+KIND_NAMES = {"mlp": "MLPs", "attention": "attention", "norm": "norms"}
 IN_TEXT, IN_HTML = 5, 20
 """Pairs shown."""
 
@@ -63,7 +64,6 @@ class AccountRow(BaseModel):
     kind: str
     per_token: float
     per_token_se: float | None
-    share: float | None
     written: float
     relative: float | None
 
@@ -130,11 +130,11 @@ def summary(found: Interactions, top: int) -> Summary:
 def text(found: Interactions) -> str:
     lines = [f"Interactions of {found.about}", *(f"  {line}" for line in _facts(found))]
     if found.account is not None:
-        most = found.account.units.nlargest(3, "per_token")
-        lines.append(
-            "  most interaction per token: "
-            + ", ".join(f"{row.unit} {three_digits(row.per_token)} ({row.share:.0%})" for row in most.itertuples())
+        of_kind = found.account.units.groupby("kind").per_token.sum()
+        shown = ", ".join(
+            f"{name} {three_digits(of_kind[kind])}" for kind, name in KIND_NAMES.items() if kind in of_kind
         )
+        lines.append(f"  may move the residual stream, per token, by: {sums}")
     lines.append("  strongest pairs, by score = strength × frequency:")
     shown = list(found.ranked(IN_TEXT, look_at_neurons=False).itertuples())
     width = max((len(f"{pair.i} → {pair.j}") for pair in shown), default=0)
