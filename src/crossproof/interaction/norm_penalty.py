@@ -9,7 +9,8 @@ by f_j reach_j |1/σ − 1/σ_{∖i}|, with c_j its centred direction and reach_
 the sum over all ordered pairs i ≠ j: what `interaction/norms` measures, in the norm's own output.
 
 Since no more than the scale comes between the two, the sum over pairs is a product of two sums, and a token costs no
-more than its features' directions. Directions and biases are in the model's raw units; the biases belong to σ.
+more than its features' directions: two sparse products forward and four back for each norm, and the rest a few numbers
+for each entry. Directions and biases are in the model's raw units; the biases belong to σ.
 
 Two scalings, as for MLPs (`interaction/penalty.py`):
 
@@ -21,13 +22,14 @@ Two scalings, as for MLPs (`interaction/penalty.py`):
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossproof.codes import Codes, as_codes, decode, products_at
+from crossproof.codes import Codes, Pattern, as_codes
 from crossproof.errors import CrossproofError, MismatchError
 from crossproof.interaction.contributions import check_directions
 from crossproof.interaction.penalty import Scaling, only_active
@@ -72,27 +74,31 @@ class NormPenalty(nn.Module):
         with torch.autocast(codes.values.device.type, enabled=False):
             like = layers[0].gain  # of the dtype in which all is computed
             codes, directions = only_active(Codes(codes.pattern, codes.values.to(like)), directions)
-            values = [
-                self._of_layer(layer, codes, at.to(like), bias.to(like))
+            parts = [
+                _Parts.apply(codes.values, at.to(like), bias.to(like), codes.pattern, layer)  # type: ignore[no-untyped-call]
                 for layer, at, bias in zip(layers, directions, biases, strict=True)
             ]
-            return torch.stack(values).mean()
+            squared, taken, digits, heard = (torch.stack(its) for its in zip(*parts, strict=True))
+            return self._penalty(codes.pattern, squared, taken, digits, heard).mean()
 
-    def _of_layer(
-        self, layer: _Layer, codes: Codes, directions: Float[Tensor, "feature d_model"], bias: Float[Tensor, " d_model"]
-    ) -> Float[Tensor, ""]:
-        pattern, strengths = codes.pattern, codes.values
-        directions, bias = layer.centred(directions), layer.centred(bias)
-        x = decode(codes, directions, bias)
-        squared = x.square().mean(1) + layer.eps
-        change = _change(codes, directions, x, squared, layer.eps)
-        heard = strengths * (layer.gain * directions).norm(dim=1).index_select(0, pattern.features)
-        of_token = strengths.new_zeros(pattern.n_rows).index_add(0, pattern.rows, heard)
-        penalised = (change * (of_token.index_select(0, pattern.rows) - heard)).sum()
+    def _penalty(
+        self,
+        pattern: Pattern,
+        squared: Float[Tensor, "norm token"],
+        taken: Float[Tensor, "norm entry"],
+        digits: Float[Tensor, "norm entry"],
+        heard: Float[Tensor, "norm entry"],
+    ) -> Float[Tensor, " norm"]:
+        # all norms' tokens in one row: torch adds to places along a single axis several times as fast as along one of two
+        first = pattern.n_rows * torch.arange(len(squared), device=squared.device)
+        rows = (first[:, None] + pattern.rows).flatten()
+        change = _change(squared.flatten().index_select(0, rows).view_as(taken), taken, digits)
+        of_token = torch.zeros_like(squared).flatten().index_add(0, rows, heard.flatten())
+        penalised = (change * (of_token.index_select(0, rows).view_as(heard) - heard)).sum(1)
         penalised = penalised + penalised.detach().neg().clamp(min=0)  # not below 0 by rounding
         if self.scaling == "paper":
             return penalised / max(1, pattern.n_rows)
-        total = (of_token * _inverse_root(squared)).detach().sum()
+        total = (of_token.view_as(squared) * _inverse_root(squared)).detach().sum(1)
         return penalised / torch.where(total == 0, 1.0, total)
 
 
@@ -100,36 +106,128 @@ class _Layer(nn.Module):
     """One norm, less the bias of its output."""
 
     gain: Tensor
+    own_and_heard: Tensor
+    """Which parts of a direction's squares are its own square, and which the square of what is heard of it."""
 
     def __init__(self, norm: Norm) -> None:
         super().__init__()
         self.kind, self.eps = norm.kind, norm.eps
-        self.register_buffer("gain", norm.gain.detach(), persistent=False)  # not in the state: it is the model's
+        # half precision has too few digits for differences of squares
+        gain = norm.gain.detach().to(torch.promote_types(norm.gain.dtype, torch.float32))
+        # not in the state: they are the model's
+        self.register_buffer("gain", gain, persistent=False)
+        self.register_buffer("own_and_heard", torch.stack([torch.ones_like(gain), gain.square()], 1), persistent=False)
 
     def centred(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         return x - x.mean(-1, keepdim=True) if self.kind == "layer" else x
 
 
-def _change(
-    codes: Codes,
+class _Parts(torch.autograd.Function):
+    """What the penalty takes of a norm: σ² of each token, what each entry adds to it, and how loudly it is heard.
+
+    Between them, without gradients, stand the digits that the closed form of what is left of σ² without an entry has
+    lost. No tensor is as large as entries × d_model, neither here nor on the way back.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, directions: Tensor, bias: Tensor, pattern: Pattern, layer: _Layer
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        directions = layer.centred(directions).contiguous()
+        x = _sums(pattern, values, directions) + layer.centred(bias)
+        squared = x.square().mean(1) + layer.eps
+        along = _products(pattern, x, directions)
+        own, reach = (directions.square() @ layer.own_and_heard).unbind(1)
+        reach = reach.sqrt()
+        own_here, reach_here = (its.index_select(0, pattern.features) for its in (own, reach))
+        taken = values * (2 * along - values * own_here) / x.shape[1]
+        ctx.save_for_backward(values, directions, x, along, own_here, reach)
+        ctx.pattern, ctx.layer = pattern, layer
+        digits = _digits(pattern, values, directions, x, squared, taken, layer.eps)
+        ctx.mark_non_differentiable(digits)
+        return squared, taken, digits, values * reach_here
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(
+        ctx: Any, of_squared: Tensor, of_taken: Tensor, _: Tensor, of_heard: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        values, directions, x, along, own_here, reach = ctx.saved_tensors
+        pattern, layer = ctx.pattern, ctx.layer
+        of_taken = of_taken / x.shape[1]
+        of_along = 2 * values * of_taken
+        to_x = _sums(pattern, of_along, directions).addcmul_(x, of_squared[:, None], value=2 / x.shape[1])
+        to_values = 2 * (along - values * own_here) * of_taken + _products(pattern, to_x, directions)
+        to_values += reach.index_select(0, pattern.features) * of_heard
+        # of ½‖c‖² and of ½‖gain ∘ c‖², of which the root is heard; the root of nothing has no slope
+        of_own, of_reach = (
+            torch.zeros_like(reach).index_add_(0, pattern.features, its)
+            for its in (values.square() * of_taken * -2, values * of_heard)
+        )
+        slopes = torch.stack([of_own, torch.where(reach > 0, of_reach / reach, 0.0)], 1)
+        to_directions = _sums_by_feature(pattern, values, to_x).add_(_sums_by_feature(pattern, of_along, x))
+        to_directions.addcmul_(directions, slopes @ layer.own_and_heard.T)
+        # centring is its own transpose, and to_x is centred as x and the directions are
+        return to_values, layer.centred(to_directions), to_x.sum(0), None, None
+
+
+def _sums(
+    pattern: Pattern, weights: Float[Tensor, " entry"], directions: Float[Tensor, "feature d_model"]
+) -> Float[Tensor, "token d_model"]:
+    """Over the entries of each token, by their weights."""
+    return F.embedding_bag(
+        pattern.features,
+        directions,
+        pattern.row_starts,
+        per_sample_weights=weights,
+        mode="sum",
+        include_last_offset=True,
+    )
+
+
+def _sums_by_feature(
+    pattern: Pattern, weights: Float[Tensor, " entry"], x: Float[Tensor, "token d_model"]
+) -> Float[Tensor, "feature d_model"]:
+    """The same the other way round. At a width of one site this takes a third of MKL's sparse product."""
+    order, starts = pattern.by_feature
+    return F.embedding_bag(
+        pattern.rows[order], x, starts, per_sample_weights=weights[order], mode="sum", include_last_offset=True
+    )
+
+
+def _products(
+    pattern: Pattern, x: Float[Tensor, "token d_model"], directions: Float[Tensor, "feature d_model"]
+) -> Float[Tensor, " entry"]:
+    """Of the token and the direction of each entry."""
+    nothing = x.new_zeros(pattern.n_entries)
+    shape = (pattern.n_rows, pattern.n_features)
+    there = torch.sparse_csr_tensor(pattern.row_starts, pattern.features, nothing, shape, check_invariants=False)
+    return torch.sparse.sampled_addmm(there, x, directions.T).values()
+
+
+def _digits(
+    pattern: Pattern,
+    values: Float[Tensor, " entry"],
     directions: Float[Tensor, "feature d_model"],
     x: Float[Tensor, "token d_model"],
     squared: Float[Tensor, " token"],
+    taken: Float[Tensor, " entry"],
     eps: float,
 ) -> Float[Tensor, " entry"]:
-    """|1/σ − 1/σ_{∖i}| for the feature i of each entry at its token."""
-    pattern, strengths = codes.pattern, codes.values
-    own = directions.square().sum(1).index_select(0, pattern.features)
-    along = products_at(x, directions, pattern)
-    taken = strengths * (2 * along - strengths * own) / x.shape[1]
+    """What the closed form of σ² without an entry lacks, where it has cancelled."""
     squared = squared.index_select(0, pattern.rows)
     left = squared - taken
-    with torch.no_grad():
-        near = (left < CANCELS * squared).nonzero()[:, 0]
-        removed = strengths[near, None] * directions[pattern.features[near]]
-        anew = (x[pattern.rows[near]] - removed).square().mean(1) + eps
-        digits = torch.zeros_like(left).index_copy_(0, near, anew - left[near])
-    left = left + digits  # the slope of the closed form is right where its value is not
+    near = (left < CANCELS * squared).nonzero()[:, 0]
+    removed = values[near, None] * directions[pattern.features[near]]
+    anew = (x[pattern.rows[near]] - removed).square().mean(1) + eps
+    return torch.zeros_like(left).index_copy_(0, near, anew - left[near])
+
+
+def _change(
+    squared: Float[Tensor, "norm entry"], taken: Float[Tensor, "norm entry"], digits: Float[Tensor, "norm entry"]
+) -> Float[Tensor, "norm entry"]:
+    """|1/σ − 1/σ_{∖i}| for the feature i of each entry at its token."""
+    left = squared - taken + digits  # the slope of the closed form is right where its value is not
     nothing = (squared <= 0) | (left <= 0)
     every, without = (torch.where(nothing, 1.0, its).sqrt() for its in (squared, left))
     # factor by factor, as the product of the three may be too large or too small for a float

@@ -131,7 +131,7 @@ def text(found: Interactions) -> str:
     lines = [f"Interactions of {found.about}", *(f"  {line}" for line in _facts(found))]
     if found.account is not None:
         of_kind = found.account.units.groupby("kind").per_token.sum()
-        shown = ", ".join(
+        sums = ", ".join(
             f"{name} {three_digits(of_kind[kind])}" for kind, name in KIND_NAMES.items() if kind in of_kind
         )
         lines.append(f"  may move the residual stream, per token, by: {sums}")
