@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,16 @@ from crossproof.binding.encoding import encode
 from crossproof.errors import CrossproofError
 from crossproof.interaction.attention.removal import second_differences
 from crossproof.interaction.norms.removal import norm_share
-from crossproof.study.units.results import Measured, UnitsStudy, study_of, tables
-from crossproof.study.units.study import UnitsConfig, about, measured, run
+from crossproof.study.units.results import CoderRecord, Measured, UnitsStudy, study_of, tables
+from crossproof.study.units.study import UnitsConfig, described, measured, run
 from tests.binding import coders
 from tests.subject import tiny
 
 EVERYWHERE = ("blocks.*.hook_resid_pre", "blocks.*.hook_resid_mid", "blocks.*.ln*.hook_normalized")
+
+
+def record(name: str, penalty: str = "plain", otherwise: str = "") -> CoderRecord:
+    return CoderRecord(coder=name, penalty=penalty, otherwise=otherwise, seed=0, unexplained=None)
 
 
 def one(family: str = "gpt2", seed: int = 0) -> tuple[Measured, torch.Tensor]:
@@ -57,7 +62,7 @@ def test_sizes_are_those_of_removed_features_at_the_sampled_tokens(family: str) 
 
 def test_groups_are_pooled_and_set_against_the_plain_one() -> None:
     plain, other = one()[0], one(seed=5)[0]
-    records = [about("a"), about("b"), about("c").model_copy(update={"group": "penalised"})]
+    records = [record("a"), record("b"), record("c", "penalised")]
     found = study_of("tiny", list(zip(records, [plain, plain, other], strict=True)), 100, len(one()[1]), seed=0)
     assert found.groups == ["plain", "penalised"]
     by = {(row.group, row.unit): row for row in found.units}
@@ -73,8 +78,8 @@ def test_groups_are_pooled_and_set_against_the_plain_one() -> None:
     bounds = plain.account.units.set_index("unit").per_token
     for row in found.units:
         if row.group == "plain":
-            assert row.bound.value == pytest.approx(bounds[row.unit])
-            assert row.bound.low <= row.bound.value <= row.bound.high
+            assert row.account.value == pytest.approx(bounds[row.unit])
+            assert row.account.low <= row.account.value <= row.account.high
     shown = tables(found)
     assert list(shown) == ["tiny: plain", "tiny: penalised", "dictionaries"]
     assert [row["unit"] for row in shown["tiny: plain"]] == list(plain.account.kinds)
@@ -82,21 +87,52 @@ def test_groups_are_pooled_and_set_against_the_plain_one() -> None:
 
 def test_a_dictionary_against_itself_has_ratios_of_one_without_any_spread() -> None:
     plain = one()[0]
-    records = [about("a"), about("b").model_copy(update={"group": "same"})]
+    records = [record("a"), record("b", "same")]
     found = study_of("tiny", list(zip(records, [plain, plain], strict=True)), 100, len(one()[1]), seed=3)
     for row in found.units:
         if row.group == "same" and row.against_plain is not None:
             assert row.against_plain.value == row.against_plain.low == row.against_plain.high == 1
 
 
-def test_a_crosscoder_is_named_by_how_its_run_was_penalised(tmp_path: Path) -> None:
-    assert about(str(tmp_path)).group == "plain"
-    config = PenalisedTrainConfig(
-        subject="tinytales", out=tmp_path, seed=7, penalty=PenaltyConfig(weight=30, on=("mlp", "norm"))
-    )
-    runs.begin(tmp_path, "train", config)
-    record = about(str(tmp_path))
-    assert (record.group, record.seed, record.unexplained) == ("dominant on mlp, norm, weight 30", 7, None)
+def test_intervals_are_those_of_resampled_texts_with_the_dictionaries_held_fixed() -> None:
+    plain = one()[0]
+    sizes = {name: torch.where(plain.text == 0, 4.0, 1.0).double() for name in plain.sizes}
+    first, second = replace(plain, sizes=sizes), replace(plain, sizes={name: 3 * v for name, v in sizes.items()})
+    found = study_of("tiny", [(record("a"), first), (record("b"), second)], 100, len(plain.text), seed=0)
+    here, other = int((plain.text == 0).sum()), int((plain.text != 0).sum())
+    for row in found.units:
+        if row.size is not None:
+            mean = (4 * here + other) / (here + other)
+            assert row.size.each == pytest.approx([mean, 3 * mean])
+            assert row.size.value == pytest.approx(2 * mean)
+            # some draws have the loud text only, some do without it: dictionaries add nothing to that
+            assert (row.size.low, row.size.high) == pytest.approx((2, 8), rel=0.35)
+            assert row.size.low >= 2
+            assert row.size.high <= 8
+
+
+def test_dictionaries_trained_differently_are_not_pooled_and_each_has_its_own_baseline(tmp_path: Path) -> None:
+    def trained(name: str, **settings: object) -> str:
+        config = PenalisedTrainConfig(subject="tinytales", out=tmp_path / name, **settings)
+        runs.begin(tmp_path / name, "train", config)
+        return str(tmp_path / name)
+
+    heavy, on = PenaltyConfig(weight=30), PenaltyConfig(weight=30, q=4, on=("mlp", "norm"))
+    names = [trained("a", seed=7), trained("b", seed=8), trained("c", penalty=heavy), trained("d", penalty=on)]
+    assert [its.group for its in described(names)] == [
+        "plain",
+        "plain",
+        "penalty weight 30.0",
+        "penalty on mlp norm, weight 30.0, q 4",
+    ]
+    assert [its.seed for its in described(names)] == [7, 8, 0, 0]
+    names += [trained("e", features=256), trained("f", features=256, penalty=heavy), str(tmp_path / "nothing")]
+    found = described(names)
+    assert found[0].group == "plain, features 1024"
+    assert found[4].group == "plain, features 256"
+    assert found[5].baseline == found[4].group
+    assert found[2].baseline == found[0].group
+    assert found[6].group == f"plain, {tmp_path / 'nothing'}"
 
 
 def test_a_run_is_read_again_and_wrong_settings_are_refused(tmp_path: Path) -> None:

@@ -283,6 +283,35 @@ def ranking(
     return outcomes.ranking(run(RankingConfig(subject=subject, coder=coder, out=out, **options)))
 
 
+def unit_ranking(
+    subject: Annotated[str, tyro.conf.Positional],
+    coder: str,
+    out: Path,
+    texts: int = 100,
+    queries: int = 100,
+    data: Path | None = None,
+    seed: int = 0,
+) -> Outcome:
+    """Score how well each metric of attention and of norms ranks pairs as Shapley-Taylor values do.
+
+    Args:
+        subject: A zoo name, a local folder or a hub id.
+        coder: The crosscoder: its folder, the folder of the run that trained it, or a hub id.
+        out: The run folder.
+        texts: Held-out texts that the metrics look at.
+        queries: At how many of their tokens Shapley-Taylor values are computed: seconds each.
+        data: Where the texts come from, a .txt or .jsonl file. Zoo models bring their own.
+        seed: Draws the tokens, the key features, the random metric and the bootstrap.
+    """
+    from crossproof.study.unit_ranking.study import UnitRankingConfig, run
+
+    for option, value, least in (("texts", texts, 2), ("queries", queries, 1), ("seed", seed, 0)):
+        if value < least:
+            raise CrossproofError(f"--{option} {value}: give at least {least}")
+    options = {"texts": texts, "queries": queries, "data": data, "seed": seed}
+    return outcomes.unit_ranking(run(UnitRankingConfig(subject=subject, coder=coder, out=out, **options)))
+
+
 COMMANDS: dict[str, Callable[..., Outcome]] = {
     "train": train,
     "interactions": interactions,
@@ -292,6 +321,7 @@ COMMANDS: dict[str, Callable[..., Outcome]] = {
     "ground-truth": ground_truth,
     "planted-units": planted_units,
     "ranking": ranking,
+    "unit-ranking": unit_ranking,
     "show": show,
     "doctor": doctor,
     "zoo": zoo,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from crossproof.study.ground_truth.results import GroundTruthStudy
     from crossproof.study.planted_units.results import PlantedUnitsStudy
     from crossproof.study.ranking.results import RankingStudy
+    from crossproof.study.unit_ranking.results import UnitRanking
     from crossproof.study.units.results import UnitsStudy
 
 
@@ -46,6 +47,7 @@ def of_run(folder: Path) -> Outcome:
         "ground-truth": ("study.ground_truth.results", "GroundTruthStudy", ground_truth),
         "planted-units": ("study.planted_units.results", "PlantedUnitsStudy", planted_units),
         "ranking": ("study.ranking.results", "RankingStudy", ranking),
+        "unit-ranking": ("study.unit_ranking.results", "UnitRanking", unit_ranking),
     }
     kind = runs.read(folder).kind
     if kind not in kinds:
@@ -195,6 +197,13 @@ def attention(found: AttentionRecord, folder: Path | None) -> Outcome:
     shown = [table(title, [plain(row) for row in rows]) for title, rows in tables(found).items()]
     page = () if folder is None else (escape(f"page: {folder / 'attention.html'}"),)
     return Outcome(found.model_dump(mode="json"), (escape(summary(found)), *shown, *page))
+
+
+def unit_ranking(found: UnitRanking) -> Outcome:
+    from crossproof.study.unit_ranking.results import summary, tables
+
+    shown = [table(title, rows) for title, rows in tables(found).items()]
+    return Outcome(found.model_dump(mode="json"), (*shown, summary(found)))
 
 
 def finite(number: float) -> float | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -24,6 +24,8 @@ class Measured:
     account: Account
     sizes: Mapping[str, Float64[Tensor, " row"]]
     """At each sampled token, what each unit's pairs do, exactly; not of norms before attention layers."""
+    text: Int[Tensor, " row"]
+    """Of which text each sampled token is, counted from 0 among those with any kept token."""
 
 
 class Record(BaseModel):
@@ -34,18 +36,32 @@ class CoderRecord(Record):
     """A dictionary that was compared."""
 
     coder: str
-    group: str
-    """Dictionaries trained alike, but for their seeds."""
+    penalty: str
+    """`plain`, or what its penalty was."""
+    otherwise: str = ""
+    """In what else its training differs from that of others here, but for the seed."""
     seed: int | None
     unexplained: float | None
 
+    @property
+    def group(self) -> str:
+        """Dictionaries trained alike, but for their seeds."""
+        return ", ".join(filter(None, (self.penalty, self.otherwise)))
+
+    @property
+    def baseline(self) -> str:
+        """The group without a penalty that is trained like this one."""
+        return ", ".join(filter(None, (PLAIN, self.otherwise)))
+
 
 class Estimate(Record):
-    """A mean, and its 95 % interval from resampled tokens (or texts) and dictionaries."""
+    """A mean over dictionaries, and its 95 % interval from resampled texts, these dictionaries held fixed."""
 
     value: float
     low: float
     high: float
+    each: list[float]
+    """Of each dictionary: how far they lie apart, no interval says."""
 
 
 class UnitRecord(Record):
@@ -58,10 +74,10 @@ class UnitRecord(Record):
     """Per token: the lengths of all pairs' second differences, summed. None where it is not measured."""
     written: float
     """The mean length of what the unit writes; of a norm, what its listener writes."""
-    bound: Estimate
-    """The account of all tokens: what the size would be were nothing to cancel."""
+    account: Estimate
+    """What the account of all tokens has per token."""
     against_plain: Estimate | None
-    """The size over that of the plain dictionaries, at the same tokens."""
+    """The size over the mean size with the dictionaries trained alike without a penalty, at the same tokens."""
 
 
 class UnitsStudy(Record):
@@ -81,67 +97,63 @@ class UnitsStudy(Record):
 def study_of(
     subject: str, found: Sequence[tuple[CoderRecord, Measured]], tokens: int, sampled: int, seed: int
 ) -> UnitsStudy:
-    groups: dict[str, list[Measured]] = {}
-    for record, measured in sorted(found, key=lambda pair: pair[0].group != PLAIN):
-        groups.setdefault(record.group, []).append(measured)
-    generator = torch.Generator().manual_seed(seed)
-    of_tokens = torch.randint(sampled, (DRAWS, sampled), generator=generator)
+    """Plain dictionaries first. Every estimate resamples the same texts."""
+    found = sorted(found, key=lambda pair: pair[0].penalty != PLAIN)
+    groups: dict[str, list[tuple[CoderRecord, Measured]]] = {}
+    for record, measured in found:
+        groups.setdefault(record.group, []).append((record, measured))
+    texts = len(found[0][1].account.tokens)
+    drawn = torch.randint(texts, (DRAWS, texts), generator=torch.Generator().manual_seed(seed))
+    weights = torch.zeros(DRAWS, texts, dtype=torch.float64)
+    weights.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
     units = []
     for group, members in groups.items():
-        of_members = _draws(len(members), generator)
-        account = members[0].account
-        for number, (name, kind) in enumerate(account.kinds.items()):
-            size = ratio = None
-            if all(name in its.sizes for its in members):
-                values, means = _mean(torch.stack([its.sizes[name] for its in members]), of_members, of_tokens)
-                size = _estimate(values, means)
-                plain = groups.get(PLAIN, [])
-                if group != PLAIN and plain and all(name in its.sizes for its in plain):
-                    base, bases = _mean(
-                        torch.stack([its.sizes[name] for its in plain]), _draws(len(plain), generator), of_tokens
-                    )
-                    ratio = _estimate(values / base, means / bases) if base > 0 and bool((bases > 0).all()) else None
+        first, dictionaries = members[0][0], [its for _, its in members]
+        plain = [its for _, its in groups.get(first.baseline, [])] if first.penalty != PLAIN else []
+        for number, (name, kind) in enumerate(dictionaries[0].account.kinds.items()):
+            sizes = [_size(its, name, weights) for its in dictionaries if name in its.sizes]
+            bases = [_size(its, name, weights) for its in plain if name in its.sizes]
             units.append(
                 UnitRecord(
                     group=group,
                     unit=name,
                     kind=kind,
-                    size=size,
-                    written=float(torch.stack([its.account.written[number] for its in members]).mean()),
-                    bound=_bound(members, number, of_members, generator),
-                    against_plain=ratio,
+                    size=_estimate(sizes) if sizes else None,
+                    written=float(torch.stack([its.account.written[number] for its in dictionaries]).mean()),
+                    account=_estimate([_account(its, number, weights) for its in dictionaries]),
+                    against_plain=_ratio(sizes, bases),
                 )
             )
     records = [record for record, _ in found]
     return UnitsStudy(subject=subject, tokens=tokens, sampled=sampled, coders=records, units=units)
 
 
-def _draws(members: int, generator: torch.Generator) -> Tensor:
-    return torch.randint(members, (DRAWS, members), generator=generator)
+Drawn = tuple[float, Float64[Tensor, " draw"]]
+"""A mean over texts, and that of each draw; not a number in a draw without a sampled token."""
 
 
-def _mean(
-    values: Float64[Tensor, "member row"], of_members: Tensor, of_tokens: Tensor
-) -> tuple[float, Float64[Tensor, " draw"]]:
-    """The mean, and that of each draw: members and rows are drawn on their own, the rows for all members alike."""
-    counts = torch.zeros(len(of_tokens), values.shape[1], dtype=values.dtype)
-    counts.scatter_add_(1, of_tokens, torch.ones_like(of_tokens, dtype=values.dtype))
-    by_member = counts @ values.T / values.shape[1]
-    return float(values.mean()), by_member.gather(1, of_members).mean(1)
+def _size(its: Measured, unit: str, weights: Float64[Tensor, "draw text"]) -> Drawn:
+    sizes, of_rows = its.sizes[unit], weights[:, its.text]
+    return float(sizes.mean()), of_rows @ sizes / of_rows.sum(1)
 
 
-def _bound(members: Sequence[Measured], unit: int, of_members: Tensor, generator: torch.Generator) -> Estimate:
-    tokens = members[0].account.tokens.double()
-    texts = torch.randint(len(tokens), (DRAWS, len(tokens)), generator=generator)
-    totals = torch.stack([its.account.by_text[:, unit] for its in members])
-    value, means = _mean(totals, of_members, texts)
-    _, sizes = _mean(tokens[None], torch.zeros_like(of_members[:, :1]), texts)
-    return _estimate(value / float(tokens.mean()), means / sizes)
+def _account(its: Measured, unit: int, weights: Float64[Tensor, "draw text"]) -> Drawn:
+    totals, tokens = its.account.by_text[:, unit], its.account.tokens.double()
+    return float(totals.sum() / tokens.sum()), weights @ totals / (weights @ tokens)
 
 
-def _estimate(value: float, draws: Float64[Tensor, " draw"]) -> Estimate:
-    low, high = draws.quantile(torch.tensor([0.025, 0.975], dtype=draws.dtype)).tolist()
-    return Estimate(value=value, low=low, high=high)
+def _ratio(sizes: Sequence[Drawn], bases: Sequence[Drawn]) -> Estimate | None:
+    if not sizes or not bases or sum(value for value, _ in bases) == 0:
+        return None
+    base = sum(value for value, _ in bases) / len(bases)
+    of_draws = torch.stack([draws for _, draws in bases]).mean(0)
+    return _estimate([(value / base, draws / of_draws) for value, draws in sizes])
+
+
+def _estimate(members: Sequence[Drawn]) -> Estimate:
+    each, draws = [value for value, _ in members], torch.stack([of_draws for _, of_draws in members]).mean(0)
+    low, high = draws.nanquantile(torch.tensor([0.025, 0.975], dtype=draws.dtype)).tolist()
+    return Estimate(value=sum(each) / len(each), low=low, high=high, each=each)
 
 
 def tables(found: UnitsStudy) -> dict[str, list[dict[str, Any]]]:
@@ -155,8 +167,8 @@ def tables(found: UnitsStudy) -> dict[str, list[dict[str, Any]]]:
                 "size": _text(row.size),
                 "over what it writes": None if row.size is None or row.written == 0 else row.size.value / row.written,
                 "against plain": _text(row.against_plain),
-                "bound": _text(row.bound),
-                "bound / size": None if row.size is None or row.size.value == 0 else row.bound.value / row.size.value,
+                "account": _text(row.account),
+                "account / size": None if not row.size or row.size.value == 0 else row.account.value / row.size.value,
             }
             for row in found.units
             if row.group == group
@@ -171,4 +183,5 @@ def tables(found: UnitsStudy) -> dict[str, list[dict[str, Any]]]:
 def _text(estimate: Estimate | None) -> str:
     if estimate is None:
         return "–"
-    return f"{estimate.value:.3g} ({estimate.low:.3g}–{estimate.high:.3g})"
+    each = "" if len(estimate.each) < 2 else f" [{', '.join(f'{value:.3g}' for value in estimate.each)}]"
+    return f"{estimate.value:.3g} ({estimate.low:.3g}–{estimate.high:.3g}){each}"

@@ -3,7 +3,7 @@
 At sampled tokens of held-out texts the interaction of every pair of features is measured exactly, by removing them: the
 lengths of the second differences of what a unit writes to the residual stream, pairs summed. The same tokens are looked
 at with every dictionary, so that ratios between dictionaries are paired. Beside it stands the account of all tokens
-(`Interactions.account`), which bounds and does not remove.
+(`Interactions.account`), which removes nothing and is far cheaper.
 
     an MLP          pairs of features at the token, the scale of its norm held still
     its norm        what the scale adds to that: the second differences with the scale alive, less those without
@@ -14,8 +14,9 @@ run.json  results.json
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float64, Int
@@ -26,6 +27,7 @@ from crossproof import runs
 from crossproof.binding.account import measured_units
 from crossproof.binding.bound import bound_mlps
 from crossproof.binding.bound_units import bound_attention, bound_norms
+from crossproof.binding.config import PenaltyConfig
 from crossproof.binding.encoding import Encoded, encode
 from crossproof.binding.interactions import interactions
 from crossproof.crosscoder.config import Strict
@@ -35,7 +37,7 @@ from crossproof.errors import BadFile, CrossproofError
 from crossproof.interaction.attention.removal import second_differences
 from crossproof.interaction.norms.removal import norm_share
 from crossproof.progress import progress
-from crossproof.study.units.results import CoderRecord, Measured, UnitsStudy, study_of
+from crossproof.study.units.results import PLAIN, CoderRecord, Measured, UnitsStudy, study_of
 from crossproof.subject.subject import Subject
 from crossproof.subject.tokens import Tokens
 
@@ -75,32 +77,57 @@ def run(config: UnitsConfig) -> UnitsStudy:
     record = runs.begin(config.out, KIND, config)
     drawn = torch.randperm(tokens.n_kept, generator=torch.Generator().manual_seed(config.seed))
     rows = drawn[: config.tokens].sort().values
-    found = []
-    for name, coder in zip(config.coders, coders, strict=True):
-        found.append((about(name), measured(subject, coder, tokens, rows)))
+    records = described(config.coders)
+    found = [(about, measured(subject, coder, tokens, rows)) for about, coder in zip(records, coders, strict=True)]
     results = study_of(subject.name, found, tokens.n_kept, len(rows), config.seed)
     runs.finish(config.out, record, results, clock.seconds())
     return results
 
 
-def about(name: str) -> CoderRecord:
-    """What the run that trained a crosscoder says of it; a crosscoder without its run is called plain."""
-    folder = Path(name)
-    group, seed, unexplained = "plain", None, None
+ANYHOW = ("subject", "seed", "out", "data", "device", "track", "eval_texts", "penalty")
+"""In these settings dictionaries trained alike may differ; the penalty has a name of its own."""
+
+
+def described(names: Sequence[str]) -> list[CoderRecord]:
+    """How each crosscoder was trained, as its run says; one without its run is like no other."""
+    trained = [_trained(Path(name)) for name in names]
+    others = [{key: str(value) for key, value in its.items() if key not in ANYHOW} for its in trained]
+    known = [its for its in others if its]
+    differ = sorted(key for key in {key for its in known for key in its} if len({its.get(key) for its in known}) > 1)
+    records = []
+    for name, its, rest in zip(names, trained, others, strict=True):
+        what = [f"{key} {rest[key]}" for key in differ if key in rest] if its else [name]
+        record = CoderRecord(
+            coder=name, penalty=_penalty(its.get("penalty", {})), seed=its.get("seed"), unexplained=None
+        )
+        unexplained = _unexplained(Path(name))
+        records.append(record.model_copy(update={"otherwise": ", ".join(what), "unexplained": unexplained}))
+    return records
+
+
+def _trained(folder: Path) -> dict[str, Any]:
+    """The settings of the run that trained a crosscoder; none if there is no such run."""
     try:
-        config = runs.read(folder).config
+        run = runs.read(folder)
     except BadFile:
-        return CoderRecord(coder=name, group=group, seed=None, unexplained=None)
-    penalty, seed = config.get("penalty", {}), config.get("seed")
-    if penalty.get("weight", 0) > 0:
-        on, what = ", ".join(penalty.get("on", ["mlp"])), penalty.get("form", "dominant")
-        what = what if penalty.get("control", "none") == "none" else penalty["control"]
-        group = f"{what} on {on}, weight {penalty['weight']:g}"
+        return {}
+    return dict(run.config) if run.kind == "train" else {}
+
+
+def _unexplained(folder: Path) -> float | None:
     try:
-        unexplained = runs.read_results(folder, Evaluation).mean_unexplained
+        return runs.read_results(folder, Evaluation).mean_unexplained
     except BadFile:
-        unexplained = None
-    return CoderRecord(coder=name, group=group, seed=seed, unexplained=unexplained)
+        return None
+
+
+def _penalty(config: Mapping[str, Any]) -> str:
+    if config.get("weight", 0) == 0:
+        return PLAIN
+    usual = PenaltyConfig().model_dump(mode="json")
+    named = {key: value for key, value in config.items() if value != usual.get(key)}
+    shown = {key: " ".join(value) if isinstance(value, list) else value for key, value in named.items()}
+    return "penalty " + ", ".join(f"{key} {value}" for key, value in shown.items())
 
 
 @torch.no_grad()
@@ -112,7 +139,8 @@ def measured(subject: Subject, coder: Crosscoder, tokens: Tokens, rows: Int[Tens
     encoded = encode(subject, coder, tokens, [its.unit.input_site for its in attention])
     sizes: dict[str, Float64[Tensor, " row"]] = _of_attention(subject, coder, encoded, rows)
     sizes |= _of_mlps(subject, coder, encoded, rows)
-    return Measured(account, {name: values for name, values in sizes.items() if name in account.kinds})
+    text = encoded.text.unique(return_inverse=True)[1][rows]
+    return Measured(account, {name: values for name, values in sizes.items() if name in account.kinds}, text)
 
 
 def _of_attention(
