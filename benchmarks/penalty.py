@@ -7,6 +7,7 @@ one process in turns, with freed memory kept for reuse as our trainer keeps it, 
 
     python benchmarks/penalty.py            # tables
     python benchmarks/penalty.py --json     # the same as JSON
+    python benchmarks/penalty.py --kinds    # only what each kind of unit adds to a training step of a small model
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,7 +31,7 @@ from crossproof.crosscoder.model import Crosscoder
 from crossproof.crosscoder.step import Training
 from crossproof.interaction.penalty import InteractionPenalty
 from crossproof.memory import keep_freed_memory
-from crossproof.units import MLP
+from crossproof.units import MLP, Attention, Norm
 from measuring import in_own_process, in_turns, milliseconds, peak_mb, ratio
 
 PAPER = {"mlps": 4, "width": 768, "neurons": 3072, "features": 1536, "active": 20, "tokens": 256, "busiest": 20}
@@ -39,6 +41,8 @@ FEATURES = (1024, 2048, 4096, 8192, 16384, 32768)
 TOKENS = (64, 128, 256, 512, 1024, 2048)
 SITES = 17
 FRACTION = 1 / 8
+SMALL = {"layers": 4, "heads": 4, "width": 128, "neurons": 512, "features": 1024, "active": 16, "tokens": 512}
+"""As `crossproof train --subject tinytales`."""
 
 
 class Case:
@@ -155,36 +159,78 @@ def disagreement(case: Case, penalty: InteractionPenalty) -> float:
 def in_training(repeats: int) -> dict[str, Any]:
     """What the penalty adds to a training step of ours at the paper's geometry, on all neurons and on some."""
     case = Case(PAPER)
-    inputs = [f"blocks.{layer}.ln2.hook_normalized" for layer in range(PAPER["mlps"])]
-    rest = [f"other.{index}" for index in range(SITES - len(inputs))]
+    terms = {
+        name: penalty_term(case.units, neurons=fraction, scaling="paper")
+        for name, fraction in (("all neurons", 1.0), ("one neuron in eight", FRACTION))
+    }
+    return added(terms, PAPER, repeats)
+
+
+def of_kinds(repeats: int) -> dict[str, Any]:
+    """What the penalties of MLPs, attention and norms add to a training step of ours, at the size of a small model."""
+    generator = torch.Generator().manual_seed(0)
+    layers, heads, width, neurons = (SMALL[name] for name in ("layers", "heads", "width", "neurons"))
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator) / shape[-2 if len(shape) > 1 else -1] ** 0.5
+
+    def attention() -> Attention:
+        d_head = width // heads
+        W_Q, W_K, W_V = (draw(heads, width, d_head) for _ in range(3))
+        b_Q, b_K, b_V = (draw(heads, d_head) for _ in range(3))
+        W_O, b_O = draw(heads, d_head, width), draw(width)
+        return Attention(W_Q=W_Q, W_K=W_K, W_V=W_V, W_O=W_O, b_Q=b_Q, b_K=b_K, b_V=b_V, b_O=b_O, scale=d_head**-0.5)
+
+    mlps = [
+        MLP(
+            W_in=draw(width, neurons),
+            b_in=draw(neurons),
+            activation="gelu",
+            W_out=draw(neurons, width),
+            b_out=draw(width),
+        )
+        for _ in range(layers)
+    ]
+    norms = [Norm(kind="layer", gain=1 + draw(width), bias=draw(width), eps=1e-5) for _ in range(2 * layers + 1)]
+    heads_of = [attention() for _ in range(layers)]
+    terms = {"MLPs": penalty_term(mlps), "attention": penalty_term(heads_of, "attention")}
+    terms["attention, as many pairs as tokens"] = every = penalty_term(heads_of, "attention")
+    assert every.attention is not None
+    every.attention.pairs = None
+    return added(terms | {"norms": penalty_term(norms, "norm")}, SMALL, repeats)
+
+
+def penalty_term(units: Sequence[MLP | Attention | Norm], on: str = "mlp", **settings: Any) -> PenaltyTerm:
+    """Each unit is fed by a site of its own, the first ones."""
+    return PenaltyTerm(PenaltyConfig(on=(on,), weight=1.0, warmup=0.0, **settings), units, range(len(units)))
+
+
+def added(terms: Mapping[str, PenaltyTerm], geometry: Mapping[str, int], repeats: int) -> dict[str, Any]:
+    """What each term adds to a training step of ours, over a step without any, in turns."""
     shape = CrosscoderConfig(
-        sites=tuple(Site(subject="benchmark", hook=hook) for hook in (*inputs, *rest)),
-        width=PAPER["width"],
-        features=PAPER["features"],
-        k=PAPER["active"],
+        sites=tuple(Site(subject="benchmark", hook=f"site.{index}") for index in range(SITES)),
+        width=geometry["width"],
+        features=geometry["features"],
+        k=geometry["active"],
     )
-    batches = [torch.randn(PAPER["tokens"], SITES, PAPER["width"]) for _ in range(2)]
-    rows = torch.randn(PAPER["features"], SITES * PAPER["width"])
+    batches = [torch.randn(geometry["tokens"], SITES, geometry["width"]) for _ in range(2)]
+    rows = torch.randn(geometry["features"], SITES * geometry["width"])
     rows /= rows.norm(dim=1, keepdim=True)
-    fit = FitConfig(steps=10**6, batch_tokens=PAPER["tokens"])
+    fit = FitConfig(steps=10**6, batch_tokens=geometry["tokens"])
     trainings = {}
-    for name, fraction in (("unpenalised", None), ("all neurons", 1.0), ("one neuron in eight", FRACTION)):
+    for name, extra in {"unpenalised": [], **{name: [term] for name, term in terms.items()}}.items():
         coder = Crosscoder(shape)
         with torch.no_grad():
             coder.W_dec.copy_(rows)
             coder.W_enc.copy_(rows)
-        extra = []
-        if fraction is not None:
-            config = PenaltyConfig(weight=1.0, scaling="paper", neurons=fraction, warmup=0.0)
-            extra = [PenaltyTerm(config, case.units, range(len(inputs)))]
         trainings[name] = Training(coder, [Reconstruction(), *extra], fit)
     calls = {name: partial(step, training, batches) for name, training in trainings.items()}
     times = in_turns(calls, repeats)
     plain = times["unpenalised"]
-    added = {name: ratio([a - b for a, b in zip(times[name], plain, strict=True)], plain) for name in times}
+    over = {name: ratio([a - b for a, b in zip(times[name], plain, strict=True)], plain) for name in terms}
     return {
         "milliseconds": {name: milliseconds(values) for name, values in times.items()},
-        "added_over_unpenalised": {name: value for name, value in added.items() if name != "unpenalised"},
+        "added_over_unpenalised": over,
     }
 
 
@@ -235,9 +281,17 @@ def alone(which: str, geometry: dict[str, int]) -> float:
     return peak_mb() - before
 
 
+def additions(found: dict[str, Any]) -> str:
+    lines = [f"a training step without a penalty: {found['milliseconds']['unpenalised']:.0f} ms"]
+    for name, its in found["added_over_unpenalised"].items():
+        lines.append(f"{name}: adds {its['median']:.2f} ({its['min']:.2f}–{its['max']:.2f}) of it")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--kinds", action="store_true", help="only what each kind adds to a step of a small model")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--alone", nargs=2, metavar=("WHICH", "GEOMETRY"), help=argparse.SUPPRESS)
@@ -247,14 +301,18 @@ def main() -> None:
         print(alone(arguments.alone[0], json.loads(arguments.alone[1])))
         return
     keep_freed_memory()
+    kinds = of_kinds(2 * arguments.repeats + 1)
+    found = {"benchmark": "penalty", "threads": arguments.threads, "kinds": kinds}
+    if arguments.kinds:
+        print(json.dumps(found, indent=2) if arguments.json else additions(kinds))
+        return
     cases = {"exactly 20 active": exact(PAPER, arguments.repeats), "padded to 60": exact(PADDED, arguments.repeats)}
     worst = max(case["relative_difference"] for case in cases.values())
     if worst > 1e-4:
         sys.exit(f"the penalty and the naive form differ by {worst:.1e}")
     training, table = in_training(2 * arguments.repeats + 1), growth(max(3, arguments.repeats // 2))
     if arguments.json:
-        found = {"benchmark": "penalty", "threads": arguments.threads, "exact": cases}
-        print(json.dumps(found | {"training": training, "growth": table}, indent=2))
+        print(json.dumps(found | {"exact": cases, "training": training, "growth": table}, indent=2))
         return
     for name, case in cases.items():
         ms, faster, floor = case["milliseconds"], case["naive_over_ours"], case["ours_over_floor"]
@@ -264,10 +322,10 @@ def main() -> None:
             f"{case['naive_over_ours_with_default_allocator']:.2f} with the default allocator, "
             f"{floor['median']:.2f} ({floor['min']:.2f}–{floor['max']:.2f}) of the products; extra peak "
             f"{case['extra_peak_mb']['ours']:.0f}/{case['extra_peak_mb']['naive']:.0f} MB = "
-            f"{case['extra_memory_ratio']:.3f}; agrees to {case['largest_relative_difference']:.1e}"
+            f"{case['extra_memory_ratio']:.3f}; agrees to {case['relative_difference']:.1e}"
         )
-    for name, added in training["added_over_unpenalised"].items():
-        print(f"training, {name}: adds {added['median']:.2f} ({added['min']:.2f}–{added['max']:.2f}) of a step")
+    print(additions(training))
+    print(f"\na small model\n{additions(kinds)}")
     print("\ngrows         size   ours ms   products ms   rest ms")
     for row in table:
         print(

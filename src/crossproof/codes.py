@@ -32,9 +32,6 @@ warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta"
 DENSE_ABOVE = 0.15
 """Above this fraction of non-zeros a dense product is faster (benchmarks/training_step.py measures it)."""
 
-GATHERED = 2**18
-"""Numbers that are gathered at a time where a sum is made entry by entry: 1 MB in float32, which stays in the cache."""
-
 
 @dataclass(frozen=True)
 class Pattern:
@@ -204,14 +201,6 @@ def decode_and_read(
     return with_gradient, tuple(read)
 
 
-def products_at(
-    x: Float[Tensor, "row outputs"], W_dec: Float[Tensor, "feature outputs"], pattern: Pattern
-) -> Float[Tensor, "entry"]:
-    """x @ W_decᵀ at the entries of the pattern alone, with gradients to both."""
-    products: Tensor = _ProductsAt.apply(x, W_dec, pattern)  # type: ignore[no-untyped-call]
-    return products
-
-
 class _EncodedValues(torch.autograd.Function):
     """Gathers pre-activations; its backward never forms the dense tokens × features gradient."""
 
@@ -235,30 +224,6 @@ class _EncodedValues(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             to_b = torch.zeros_like(W_enc[:, 0]).index_add_(0, pattern.features, grad)
         return to_x, to_W, to_b, None, None
-
-
-class _ProductsAt(torch.autograd.Function):
-    """A product with each entry's row and column; its backward is made of the sparse products."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, W_dec: Tensor, pattern: Pattern) -> Tensor:
-        ctx.save_for_backward(x, W_dec)
-        ctx.pattern = pattern
-        out = x.new_empty(pattern.n_entries)
-        some = max(1, GATHERED // max(1, x.shape[1]))
-        for rows, features, part in zip(
-            pattern.rows.split(some), pattern.features.split(some), out.split(some), strict=True
-        ):
-            torch.sum(x.index_select(0, rows).mul_(W_dec.index_select(0, features)), 1, out=part)
-        return out
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, W_dec = ctx.saved_tensors
-        to_x = decode(Codes(ctx.pattern, grad.contiguous()), W_dec, None) if ctx.needs_input_grad[0] else None
-        to_W = _transposed_product(ctx.pattern, grad.contiguous(), x) if ctx.needs_input_grad[1] else None
-        return to_x, to_W, None
 
 
 class _AddDecoderGradient(torch.autograd.Function):

@@ -134,6 +134,29 @@ def test_in_float32_digits_are_kept_where_one_feature_is_nearly_all_of_the_input
         torch.testing.assert_close(found.double(), exact, rtol=1e-2, atol=0)
 
 
+def test_norms_of_different_widths_have_the_mean_of_what_each_has_alone() -> None:
+    f, (d,) = batch(3, 6, 0.6, 1)
+    (b,), norm = biases_of(0), make_norm(0)
+    wide = Norm(kind="rms", gain=norm.gain.repeat(2), bias=norm.bias.repeat(2), eps=1e-3)
+    wide_d, wide_b = torch.cat([d, d.flip(0)], 1), torch.ones(2 * D).double()
+    both = NormPenalty([norm, wide])(f, [d, wide_d], [b, wide_b])
+    alone = NormPenalty([norm])(f, [d], [b]), NormPenalty([wide])(f, [wide_d], [wide_b])
+    torch.testing.assert_close(both, torch.stack(alone).mean())
+    assert not torch.allclose(*alone)
+
+
+def test_a_norm_in_half_precision_is_computed_in_single() -> None:
+    half = make_norm(0).to(torch.bfloat16)
+    f, (d,) = batch(1, 6, 0.8, 1)
+    leaves = [f.float().requires_grad_(), d.to(torch.bfloat16).requires_grad_()]
+    b = [its.to(torch.bfloat16) for its in biases_of(0)]
+    found, gradients = value_and_gradients(lambda: NormPenalty([half])(leaves[0], [leaves[1]], b), leaves)
+    exact = NormPenalty([half.to(torch.float64)])(f, [leaves[1].detach().double()], [its.double() for its in b])
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=0)
+    assert [its.dtype for its in gradients] == [torch.float32, torch.bfloat16]
+
+
 def test_a_feature_alone_and_features_across_each_other_at_a_constant_scale_cost_nothing() -> None:
     norm = make_norm(0)
     f, (d,) = batch(2, 4, 1.0, 1)
@@ -162,6 +185,22 @@ def test_where_a_norm_without_epsilon_has_no_input_value_and_gradient_are_finite
         lambda: NormPenalty([norm])(f, [d], [b]), [its.requires_grad_() for its in (f, d, b)]
     )
     assert all(bool(torch.isfinite(its).all()) for its in (value, *gradients))
+
+
+def test_features_that_cancel_in_a_norm_without_epsilon_cost_the_shares_that_each_leaves_the_other() -> None:
+    norm, (_, (d,)) = make_norm(0, "rms", eps=0.0), batch(0, 1, 1.0, 1)
+    f, nothing = torch.tensor([[1.0, 1.0, 0, 0, 0]]).double(), torch.zeros(D).double()
+    d[1] = -d[0]
+    torch.testing.assert_close(NormPenalty([norm], "paper")(f, [d], [nothing]), 2 * share(norm, d[0], d[0]).norm())
+
+
+@pytest.mark.parametrize("size", [1e-14, 1e14])
+def test_without_epsilon_the_size_of_the_input_is_nothing_to_the_penalty_in_float32_too(size: float) -> None:
+    norm = make_norm(0, eps=0.0).to(torch.float32)
+    f, (d,) = batch(1, 6, 0.8, 1)
+    f, d, (b,) = f.float(), d.float(), (its.float() for its in biases_of(0))
+    found = NormPenalty([norm])(f, [d * size], [b * size])
+    torch.testing.assert_close(found, NormPenalty([norm])(f, [d], [b]), rtol=1e-4, atol=0)
 
 
 def test_relative_has_the_gradient_of_paper_in_units_of_the_mean_output() -> None:

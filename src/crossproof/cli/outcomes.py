@@ -132,9 +132,9 @@ def interactions(found: Summary) -> Outcome:
     ]
     named: dict[str, list[dict[str, Any]]] = {
         "MLPs": units,
-        "strongest pairs in MLPs": pairs,
-        "how far interactions may move the residual stream": account,
-        "strongest pairs in all units, per token": everywhere,
+        "strongest pairs in MLPs (strength and score over the number of neurons)": pairs,
+        "account: how far interactions may move the residual stream, per token": account,
+        "strongest pairs in all units, in the account's measure": everywhere,
     }
     tables = [table(title, rows) for title, rows in named.items() if rows]
     return Outcome(found.model_dump(mode="json"), (summary, *tables))
@@ -158,10 +158,10 @@ def span(found: SpanStudy) -> Outcome:
 
 
 def units(found: UnitsStudy) -> Outcome:
-    from crossproof.study.units.results import tables
+    from crossproof.study.units.results import notes, tables
 
     shown = [table(title, rows) for title, rows in tables(found).items()]
-    return Outcome(found.model_dump(mode="json"), tuple(shown))
+    return Outcome(found.model_dump(mode="json"), (*shown, notes(found)))
 
 
 def planted_units(found: PlantedUnitsStudy) -> Outcome:

@@ -22,11 +22,11 @@ Two scalings, as for MLPs (`interaction/penalty.py`):
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from crossproof.codes import Codes, Pattern, as_codes
@@ -73,9 +73,12 @@ class NormPenalty(nn.Module):
         _check(codes, directions, biases, layers)
         with torch.autocast(codes.values.device.type, enabled=False):
             like = layers[0].gain  # of the dtype in which all is computed
-            codes, directions = only_active(Codes(codes.pattern, codes.values.to(like)), directions)
+            codes = Codes(codes.pattern, codes.values.to(like))
+            if codes.pattern.n_entries < codes.pattern.n_features:  # otherwise many are active, and finding them costs
+                codes, directions = only_active(codes, directions)
+            by_feature = _ByFeature.of(codes.pattern)
             parts = [
-                _Parts.apply(codes.values, at.to(like), bias.to(like), codes.pattern, layer)  # type: ignore[no-untyped-call]
+                _Parts.apply(codes.values, at.to(like), bias.to(like), codes.pattern, by_feature, layer)  # type: ignore[no-untyped-call]
                 for layer, at, bias in zip(layers, directions, biases, strict=True)
             ]
             squared, taken, digits, heard = (torch.stack(its) for its in zip(*parts, strict=True))
@@ -89,13 +92,13 @@ class NormPenalty(nn.Module):
         digits: Float[Tensor, "norm entry"],
         heard: Float[Tensor, "norm entry"],
     ) -> Float[Tensor, " norm"]:
-        # all norms' tokens in one row: torch adds to places along a single axis several times as fast as along one of two
+        # all norms' tokens in one row: torch adds to places along a single axis much faster than along one of two
         first = pattern.n_rows * torch.arange(len(squared), device=squared.device)
         rows = (first[:, None] + pattern.rows).flatten()
         change = _change(squared.flatten().index_select(0, rows).view_as(taken), taken, digits)
         of_token = torch.zeros_like(squared).flatten().index_add(0, rows, heard.flatten())
+        # never below 0: a sum of what is not negative is rounded to no less than any of it
         penalised = (change * (of_token.index_select(0, rows).view_as(heard) - heard)).sum(1)
-        penalised = penalised + penalised.detach().neg().clamp(min=0)  # not below 0 by rounding
         if self.scaling == "paper":
             return penalised / max(1, pattern.n_rows)
         total = (of_token.view_as(squared) * _inverse_root(squared)).detach().sum(1)
@@ -106,8 +109,8 @@ class _Layer(nn.Module):
     """One norm, less the bias of its output."""
 
     gain: Tensor
-    own_and_heard: Tensor
-    """Which parts of a direction's squares are its own square, and which the square of what is heard of it."""
+    squares: Tensor
+    """By what the square of a coordinate counts in ‖c‖², and in ‖gain ∘ c‖²."""
 
     def __init__(self, norm: Norm) -> None:
         super().__init__()
@@ -116,7 +119,7 @@ class _Layer(nn.Module):
         gain = norm.gain.detach().to(torch.promote_types(norm.gain.dtype, torch.float32))
         # not in the state: they are the model's
         self.register_buffer("gain", gain, persistent=False)
-        self.register_buffer("own_and_heard", torch.stack([torch.ones_like(gain), gain.square()], 1), persistent=False)
+        self.register_buffer("squares", torch.stack([torch.ones_like(gain), gain.square()]), persistent=False)
 
     def centred(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         return x - x.mean(-1, keepdim=True) if self.kind == "layer" else x
@@ -131,18 +134,24 @@ class _Parts(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, directions: Tensor, bias: Tensor, pattern: Pattern, layer: _Layer
+        ctx: Any,
+        values: Tensor,
+        directions: Tensor,
+        bias: Tensor,
+        pattern: Pattern,
+        by_feature: _ByFeature,
+        layer: _Layer,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         directions = layer.centred(directions).contiguous()
         x = _sums(pattern, values, directions) + layer.centred(bias)
         squared = x.square().mean(1) + layer.eps
         along = _products(pattern, x, directions)
-        own, reach = (directions.square() @ layer.own_and_heard).unbind(1)
-        reach = reach.sqrt()
+        own = torch.linalg.vector_norm(directions, dim=1).square()
+        reach = torch.linalg.vector_norm(layer.gain * directions, dim=1)
         own_here, reach_here = (its.index_select(0, pattern.features) for its in (own, reach))
         taken = values * (2 * along - values * own_here) / x.shape[1]
-        ctx.save_for_backward(values, directions, x, along, own_here, reach)
-        ctx.pattern, ctx.layer = pattern, layer
+        ctx.save_for_backward(values, directions, x, along, own_here, reach, reach_here)
+        ctx.pattern, ctx.by_feature, ctx.layer = pattern, by_feature, layer
         digits = _digits(pattern, values, directions, x, squared, taken, layer.eps)
         ctx.mark_non_differentiable(digits)
         return squared, taken, digits, values * reach_here
@@ -152,23 +161,23 @@ class _Parts(torch.autograd.Function):
     def backward(
         ctx: Any, of_squared: Tensor, of_taken: Tensor, _: Tensor, of_heard: Tensor
     ) -> tuple[Tensor | None, ...]:
-        values, directions, x, along, own_here, reach = ctx.saved_tensors
-        pattern, layer = ctx.pattern, ctx.layer
+        values, directions, x, along, own_here, reach, reach_here = ctx.saved_tensors
+        pattern, by_feature, layer = ctx.pattern, ctx.by_feature, ctx.layer
         of_taken = of_taken / x.shape[1]
         of_along = 2 * values * of_taken
         to_x = _sums(pattern, of_along, directions).addcmul_(x, of_squared[:, None], value=2 / x.shape[1])
-        to_values = 2 * (along - values * own_here) * of_taken + _products(pattern, to_x, directions)
-        to_values += reach.index_select(0, pattern.features) * of_heard
+        to_values = _products(pattern, to_x, directions).addcmul_(along - values * own_here, of_taken, value=2)
+        to_values.addcmul_(reach_here, of_heard)
         # of ½‖c‖² and of ½‖gain ∘ c‖², of which the root is heard; the root of nothing has no slope
         of_own, of_reach = (
             torch.zeros_like(reach).index_add_(0, pattern.features, its)
             for its in (values.square() * of_taken * -2, values * of_heard)
         )
         slopes = torch.stack([of_own, torch.where(reach > 0, of_reach / reach, 0.0)], 1)
-        to_directions = _sums_by_feature(pattern, values, to_x).add_(_sums_by_feature(pattern, of_along, x))
-        to_directions.addcmul_(directions, slopes @ layer.own_and_heard.T)
+        to_directions = by_feature.sums(values, to_x).add_(by_feature.sums(of_along, x))
+        to_directions.addcmul_(directions, slopes @ layer.squares)
         # centring is its own transpose, and to_x is centred as x and the directions are
-        return to_values, layer.centred(to_directions), to_x.sum(0), None, None
+        return to_values, layer.centred(to_directions), to_x.sum(0), None, None, None
 
 
 def _sums(
@@ -185,14 +194,26 @@ def _sums(
     )
 
 
-def _sums_by_feature(
-    pattern: Pattern, weights: Float[Tensor, " entry"], x: Float[Tensor, "token d_model"]
-) -> Float[Tensor, "feature d_model"]:
-    """The same the other way round. At a width of one site this takes a third of MKL's sparse product."""
-    order, starts = pattern.by_feature
-    return F.embedding_bag(
-        pattern.rows[order], x, starts, per_sample_weights=weights[order], mode="sum", include_last_offset=True
-    )
+class _ByFeature(NamedTuple):
+    """The entries of a pattern in the order of their features, for all norms."""
+
+    order: Int[Tensor, " entry"]
+    rows: Int[Tensor, " entry"]
+    starts: Int[Tensor, " features_and_one"]
+
+    @classmethod
+    def of(cls, pattern: Pattern) -> _ByFeature:
+        order, starts = pattern.by_feature
+        return cls(order, pattern.rows.index_select(0, order), starts)
+
+    def sums(
+        self, weights: Float[Tensor, " entry"], x: Float[Tensor, "token d_model"]
+    ) -> Float[Tensor, "feature d_model"]:
+        """Over the entries of each feature, by their weights: at this width in a third of MKL's time."""
+        weights = weights.index_select(0, self.order)
+        return F.embedding_bag(
+            self.rows, x, self.starts, per_sample_weights=weights, mode="sum", include_last_offset=True
+        )
 
 
 def _products(
