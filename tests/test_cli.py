@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 import crossproof
+from crossproof import runs
 from crossproof.cli import COMMANDS, main
+from crossproof.crosscoder.config import TrainConfig
 
 
 def modules_loaded_by(statement: str) -> set[str]:
@@ -37,11 +39,10 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out
     assert all(f"  {name} " in printed for name in COMMANDS)
+    assert {"train", "interactions", "attention", "span", "units", "planted-units", "show"} <= set(COMMANDS)
 
 
 def test_every_field_of_the_training_config_is_an_option(capsys: pytest.CaptureFixture[str]) -> None:
-    from crossproof.crosscoder.config import TrainConfig
-
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     printed = capsys.readouterr().out
@@ -59,6 +60,40 @@ def test_an_error_is_one_line_and_a_failing_exit(capsys: pytest.CaptureFixture[s
     assert "is not a run folder" in capsys.readouterr().err
     assert main(["train", "--subject", "planted", "--out", str(tmp_path / "x"), "--sites", "blocks.*.nothing"]) == 1
     assert "blocks." in capsys.readouterr().err
+
+
+SPAN = ["span", "planted", "--coder", "none", "--from", "a", "--to", "b"]
+UNITS = ["units", "planted", "--coders", "none"]
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "value", "least"),
+    [
+        (SPAN, "--tokens", "0", 1),
+        (SPAN, "--orders", "1", 2),
+        (SPAN, "--texts", "0", 1),
+        (SPAN, "--seed", "-1", 0),
+        (UNITS, "--texts", "1", 2),
+        (UNITS, "--tokens", "0", 2),
+        (UNITS, "--tokens", "1", 2),
+        (UNITS, "--seed", "-1", 0),
+        (["planted-units"], "--seeds", "0", 1),
+    ],
+)
+def test_numbers_that_leave_nothing_to_measure_are_refused_in_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: list[str], option: str, value: str, least: int
+) -> None:
+    out = tmp_path / "run"
+    assert main([*command, "--out", str(out), option, value]) == 1
+    complaint = f"crossproof {command[0]}: {option} {value}: give at least {least}\n"
+    assert capsys.readouterr().err == complaint
+    assert not out.exists()
+
+
+def test_a_run_of_an_unknown_kind_is_not_shown(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    runs.begin(tmp_path, "of tomorrow", TrainConfig(subject="planted", out=tmp_path))
+    assert main(["show", str(tmp_path)]) == 1
+    assert "holds a run of the kind 'of tomorrow', which this version cannot show" in capsys.readouterr().err
 
 
 def test_k_larger_than_the_features_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
@@ -105,6 +140,26 @@ def test_interactions_are_measured_saved_and_shown(capsys: pytest.CaptureFixture
     assert "texts was 3, now 4" in capsys.readouterr().err
     assert main([*command[:-1], "0"]) == 1
     assert "at least 1" in capsys.readouterr().err
+
+
+def test_a_span_is_measured_saved_and_shown(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    coder, out = str(tmp_path / "coder"), str(tmp_path / "found")
+    options = ["--steps", "5", "--features", "32", "--k", "4", "--buffer-tokens", "1000", "--harvest-texts", "8"]
+    options += ["--batch-tokens", "64", "--eval-texts", "2", "--sites", "blocks.*.hook_mlp_in"]
+    assert main(["train", "--subject", "planted", "--out", coder, *options]) == 0
+    command = ["span", "planted", "--coder", coder, "--from", "blocks.0.hook_mlp_in", "--to", "logits", "--out", out]
+    command += ["--texts", "2"]
+    capsys.readouterr()
+    assert main([*command, "--tokens", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "planted: blocks.0.hook_mlp_in → logits\n2 tokens with" in printed
+    assert main(["show", out]) == 0
+    assert capsys.readouterr().out == printed
+    assert main(["show", out, "--json"]) == 0
+    best = json.loads(capsys.readouterr().out)["strongest"][0]
+    assert f"{best['i']} × {best['j']}" in printed
+    assert main([*command, "--tokens", "3"]) == 1
+    assert "tokens was 2, now 3" in capsys.readouterr().err
 
 
 def test_the_doctor_exits_with_0_on_a_sound_model(capsys: pytest.CaptureFixture[str]) -> None:

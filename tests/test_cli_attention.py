@@ -83,6 +83,22 @@ def test_what_is_not_there_is_one_line_and_leaves_no_folder(
     assert not out.exists()
 
 
+@pytest.mark.parametrize("text", ["", "  "])
+def test_an_empty_text_is_refused_before_anything_is_loaded(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    assert main(["attention", "no such model", "--coder", "none", "--text", text]) == 1
+    assert "--text is empty" in capsys.readouterr().err
+
+
+def test_what_is_not_read_of_the_text_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path, coder: str) -> None:
+    command = ["attention", "tinytales-pythia", "--coder", coder, "--layer", "1", "--head", "0"]
+    assert main([*command, "--text", " ".join([TEXT] * 40), "--out", str(tmp_path / "found")]) == 0
+    says = "he first 159 of 200 tokens are read"
+    assert says in " ".join(capsys.readouterr().out.split())
+    assert says in (tmp_path / "found" / "attention.html").read_text()
+    assert main([*command, "--text", "xyzzy plugh"]) == 0
+    assert "knows no word of this text" in capsys.readouterr().out
+
+
 def test_a_missing_plotly_is_refused_before_anything_is_loaded(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

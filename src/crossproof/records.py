@@ -1,6 +1,8 @@
-"""What one room writes into a run folder and another reads from it, where the two must not import each other."""
+"""What several rooms agree on that must not import each other: names, and what one writes and another reads."""
 
 from __future__ import annotations
+
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -8,6 +10,11 @@ ATTENTION_ARRAYS = "attention.safetensors"
 """Beside `results.json`: `pattern` and `model_pattern`, [query, key]; `parts`, [part, query, key], in the order of
 `AttentionRecord.parts`; `pairs`, [i, j], `on_background`, [i], `of_background`, [j], and `background`, []: the terms of
 the score of the chosen query on the chosen key."""
+
+
+Kind = Literal["mlp", "attention", "norm"]
+"""What features interact in."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class _Record(BaseModel):
@@ -43,6 +50,12 @@ class AttentionRecord(_Record):
     text: str
     words: tuple[str, ...]
     """Tokens, in the order of their positions."""
+    tokens: int
+    """Of the text, without beginning-of-text."""
+    tokens_read: int
+    """Fewer if the text is longer than the model's context: the first ones."""
+    tokens_unknown: int
+    """Of those read, how many stand for words that the tokenizer does not have."""
     described: tuple[bool, ...]
     """Whether the crosscoder describes the position; at the others the model's own input is taken."""
     layer: int
@@ -52,7 +65,8 @@ class AttentionRecord(_Record):
     window: int | None
     """How many positions a query sees, its own among them; None for all before it."""
     chosen: tuple[str, ...]
-    """Which of layer, head, query and key were not asked for, and are where interaction is largest."""
+    """Which of layer, head, query and key were not asked for, and are where interaction is largest: the key, of
+    those with features."""
     mean_over: str
     """The tokens whose mean decoded input the split is around."""
     unfaithfulness: float

@@ -93,13 +93,26 @@ def finish(folder: Path, run: Run, results: BaseModel, seconds: float) -> None:
 def read(folder: Path) -> Run:
     if not (folder / RUN).exists():
         raise BadFile(f"{folder} is not a run folder: it has no {RUN}")
-    return _validated(Run, folder / RUN)
+    try:
+        return Run.model_validate(read_json(folder / RUN))
+    except ValidationError as error:
+        raise BadFile(f"{folder / RUN}: {_first(error)}") from error
 
 
 def read_results(folder: Path, kind: type[Results]) -> Results:
-    if not read(folder).finished:
+    run = read(folder)
+    if not run.finished:
         raise BadFile(f"{folder} has no results: the run has not finished. Repeat its command to resume it")
-    return _validated(kind, folder / RESULTS)
+    try:
+        return kind.model_validate(read_json(folder / RESULTS))
+    except ValidationError as error:
+        writer, reader = _writer(run.versions, run.git_commit), _writer(_versions(), _git_commit())
+        if writer == reader:
+            raise BadFile(f"{folder / RESULTS} was edited, or this code was: {_first(error)}") from error
+        raise BadFile(
+            f"{folder / RESULTS} was written by {writer} (this is {reader}) with other fields: {_first(error)}; "
+            f"run its command again, into a new folder: {run.command}"
+        ) from error
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
@@ -110,12 +123,14 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _validated(kind: type[Results], path: Path) -> Results:
-    try:
-        return kind.model_validate(read_json(path))
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise BadFile(f"{path}: {problems}") from error
+def _writer(versions: dict[str, str], commit: str | None) -> str:
+    return f"crossproof {versions.get('crossproof', 'of no version')}" + (f" at commit {commit[:10]}" if commit else "")
+
+
+def _first(error: ValidationError) -> str:
+    """The first of its problems."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 class Clock:

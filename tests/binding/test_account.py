@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from torch import Tensor
 
 import crossproof as xp
+from crossproof.binding.account import _together
 from crossproof.binding.encoding import encode
 from crossproof.codes import Codes
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import BadFile, CrossproofError
+from crossproof.interaction.coactive import CoActive
+from crossproof.interaction.norms.features import norm_features
+from crossproof.interaction.norms.pairs import norm_pairs
+from crossproof.interaction.norms.reach import Listener
 from crossproof.interaction.result import Interactions
 from crossproof.subject.subject import Subject
 from crossproof.subject.tokens import Tokens
+from crossproof.units import ACTIVATIONS, MLP, Attention, GatedMLP, Norm, Unit
 from tests.binding import coders
 from tests.subject import tiny
 
@@ -23,11 +33,23 @@ FAMILIES = ("gpt2", "neox", "llama")
 EVERYWHERE = ("blocks.*.hook_resid_pre", "blocks.*.hook_resid_mid", "blocks.*.ln*.hook_normalized")
 
 
+@cache
 def measured(family: str) -> tuple[Subject, Crosscoder, Tokens, Interactions]:
-    subject = tiny.subject(family)
+    """Of a family, or of a parallel model with one norm before both units of a block."""
+    subject = tiny.subject(family) if family in FAMILIES else shared_norm()
     sites = [pattern for pattern in EVERYWHERE if subject_has(subject, pattern)]
-    coder, tokens = coders.on(subject, *sites), tiny.some_tokens(family)
+    coder, tokens = coders.on(subject, *sites), tiny.some_tokens(family if family in FAMILIES else "neox")
     return subject, coder, tokens, xp.interactions(subject, coder, tokens, ["directed"])
+
+
+def shared_norm() -> Subject:
+    """Units as such a model has them; nothing else of it is looked at."""
+    subject = copy(tiny.subject("neox"))
+    subject.units = tuple(
+        replace(unit, input_site=f"blocks.{unit.layer}.ln1.hook_normalized") if isinstance(unit, MLP) else unit
+        for unit in subject.units
+    )
+    return subject
 
 
 def subject_has(subject: Subject, pattern: str) -> bool:
@@ -105,6 +127,114 @@ def test_the_strongest_pairs_of_heads_are_the_largest_entries_of_their_tables(fa
     assert len(account.heads(top=10**6)) == len(entries)
     with pytest.raises(CrossproofError, match="at least 1"):
         account.heads(0)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "shared norm"])
+def test_what_units_write_is_measured_on_what_they_read_without_their_bias(family: str) -> None:
+    subject, coder, tokens, found = measured(family)
+    assert found.account is not None
+    expected = {}
+    for unit in subject.units:
+        if isinstance(unit, Attention | MLP | GatedMLP):
+            part = "attn" if isinstance(unit, Attention) else "mlp"
+            out = unit.to(torch.float32)(reconstructed(subject, coder, tokens, unit.input_site))
+            out = out - (unit.b_O if isinstance(unit, Attention) else unit.b_out).float()
+            expected[f"blocks.{unit.layer}.{part}"] = float(out[tokens.keep].norm(dim=1).mean())
+    for norm in (unit for unit in subject.units if isinstance(unit, Norm)):
+        heard = [unit for unit in subject.units if not isinstance(unit, Norm) and unit.input_site == norm.output_site]
+        names = [
+            f"blocks.{u.layer}.{'attn' if isinstance(u, Attention) else 'mlp'}" for u in heard if hasattr(u, "layer")
+        ]
+        expected[norm.output_site.removesuffix(".hook_normalized")] = sum(expected[name] for name in names)
+    rows = found.account.units
+    assert rows.written.tolist() == pytest.approx([expected[name] for name in rows.unit], rel=1e-4)
+    assert rows.relative.tolist() == pytest.approx((rows.per_token / rows.written).tolist())
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "shared norm"])
+def test_norms_are_heard_by_all_units_that_they_feed(family: str) -> None:
+    subject, coder, tokens, found = measured(family)
+    account = found.account
+    assert account is not None
+    codes = encode(subject, coder, tokens).codes
+    norms = [unit.to(torch.float32) for unit in subject.units if isinstance(unit, Norm)]
+    norms = [norm for norm in norms if norm.output_site.removesuffix(".hook_normalized") in account.kinds]
+    assert len(norms) == subject.n_layers * (1 if family == "shared norm" else 2)
+    for norm in norms:
+        readers = [unit for unit in subject.units if unit.input_site == norm.output_site]
+        assert len(readers) == (2 if family == "shared norm" else 1)
+        listeners = [listener(subject, coder, tokens, unit.to(torch.float32)) for unit in readers]
+        site = coder.sites.index(norm.input_site)
+        directions, bias = coder.decoder.detach()[:, site], coder.decoder_bias.detach()[site]
+        features = norm_features(
+            norm, directions, bias, heard=lambda v, all_of=listeners: torch.stack([each(v) for each in all_of]).sum(0)
+        )
+        score = norm_pairs(codes, [features], CoActive.of(codes))[0].score
+        row = account.names.index(norm.output_site.removesuffix(".hook_normalized"))
+        assert float(account.by_text[:, row].sum()) == pytest.approx(float(score.sum()), rel=1e-4)
+
+
+def reconstructed(subject: Subject, coder: Crosscoder, tokens: Tokens, site: str) -> Tensor:
+    """What a unit reads at each position of each text: the model's own where nothing is kept."""
+    x, at = subject.cache(tokens, [site])[site].float(), coder.sites.index(site)
+    x[tokens.keep] = encode(subject, coder, tokens).codes.dense() @ coder.decoder.detach()[:, at]
+    x[tokens.keep] += coder.decoder_bias.detach()[at]
+    return x
+
+
+def listener(subject: Subject, coder: Crosscoder, tokens: Tokens, unit: Unit) -> Listener:
+    """How loudly a unit hears directions, as docs/interactions.md says it."""
+    if isinstance(unit, Attention):
+        group = len(unit.W_Q) // len(unit.W_V)
+        through = [unit.W_V[head // group] @ W_O for head, W_O in enumerate(unit.W_O)]
+        return lambda v: torch.stack([(v @ W).norm(dim=1) for W in through]).sum(0)
+    assert isinstance(unit, MLP | GatedMLP)
+    loudness = unit.W_out.norm(dim=1)
+    if isinstance(unit, MLP):
+        return lambda v: (v @ unit.W_in).abs() @ loudness
+    x, activation = reconstructed(subject, coder, tokens, unit.input_site)[tokens.keep], ACTIVATIONS[unit.activation]
+    value, gate = unit.value(x).abs().mean(0), activation.function(unit.gate(x)).abs().mean(0)
+    return lambda v: (
+        activation.lipschitz * (v @ unit.W_gate).abs() @ (loudness * value) + (v @ unit.W_in).abs() @ (loudness * gate)
+    )
+
+
+def test_several_units_hear_as_loudly_as_all_of_them_together() -> None:
+    v = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    one, two = (lambda d: d.norm(dim=1)), (lambda d: 7 * d.abs().sum(1))
+    torch.testing.assert_close(_together([one, two])(v), one(v) + two(v))
+    torch.testing.assert_close(_together([two])(v), two(v))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_tokens_of_one_of_several_texts_have_its_part_of_the_account(family: str) -> None:
+    subject, coder, _, _ = measured(family)
+    texts = ["w1 w2 w3 w1 w2 w3 w4", "w5 w9 w9 w7"]
+    found = xp.interactions(subject, coder, subject.tokens(texts), ["directed"])
+    account = found.account
+    assert account is not None
+    for text, part in zip(texts, account.by_text, strict=True):
+        assert found.tokens(text)[list(account.names)].sum().tolist() == pytest.approx(part.tolist(), rel=1e-4)
+    alone = xp.token_interactions(subject, coder, texts[0])[list(account.names)].sum().tolist()
+    assert (alone != pytest.approx(account.by_text[0].tolist(), rel=1e-4)) == (family == "llama")
+
+
+def test_both_ways_of_a_feature_with_itself_are_one() -> None:
+    account = measured("gpt2")[3].account
+    assert account is not None
+    strongest = next(iter(account.heads(10**6).query("query == key").itertuples()))
+    own, other = account.pair(strongest.query, strongest.query), account.pair(*account.pairs(1)[["i", "j"]].iloc[0])
+    assert own["sum"].sum() > 0
+    assert own["sum"].tolist() == own["forth"].tolist() == own["back"].tolist()
+    assert other["sum"].tolist() == (other["forth"] + other["back"]).tolist()
+
+
+def test_one_text_has_no_standard_error() -> None:
+    subject, coder, tokens, _ = measured("gpt2")
+    found = xp.interactions(subject, coder, tokens[:1], ["directed"])
+    assert found.account is not None
+    assert found.account.units.per_token_se.isna().all()
+    assert (found.account.units.per_token > 0).all()
 
 
 def test_standard_errors_are_over_texts() -> None:

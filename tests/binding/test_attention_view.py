@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from typing import Any
 
@@ -128,7 +129,9 @@ def test_what_is_not_asked_for_is_where_interaction_is_largest(family: str) -> N
         x, unit = heads.input(passage, 0), heads.attention
         sums = [coefficients(heads, passage, 0, position, s).pairs[head].sum() for s in range(len(x))]
         together, A = torch.stack(sums), unit.pattern(x[None])[0, head, position]
-        assert free.key == int((A * (together - A @ together).abs()).argmax())
+        moved = A * (together - A @ together).abs()
+        moved[passage.codes.dense().sum(1) == 0] = -1  # a key without features has nothing to show
+        assert free.key == int(moved.argmax())
 
 
 def test_the_layer_too_is_where_interaction_is_largest() -> None:
@@ -140,6 +143,36 @@ def test_the_layer_too_is_where_interaction_is_largest() -> None:
     means = most[1:].mean(0).tolist()
     assert [list(row) for row in found.interaction_by_head] == [pytest.approx(row, rel=1e-3) for row in means]
     assert found.layers == (0, 1)
+
+
+def test_a_key_is_chosen_among_those_with_features() -> None:
+    for query in range(1, 8):
+        for layer in range(4):
+            found = view(layer=layer, query=query).record
+            assert found.key > 0
+            assert found.key_features
+    silent = copy.deepcopy(crosscoder("gpt2"))
+    with torch.no_grad():
+        silent.b_enc -= 1e6
+    nothing = attention_view(tiny.subject("gpt2"), silent, TEXT).record
+    assert (nothing.key, nothing.key_features) == (nothing.query, ())
+    assert nothing.described[nothing.key]
+
+
+def test_a_text_longer_than_the_context_is_counted() -> None:
+    context = tiny.subject("gpt2").context
+    assert context is not None
+    words = TEXT.split()
+    long = " ".join(words[n % len(words)] for n in range(context + 5))
+    for text, tokens, read in ((TEXT, 7, 7), (long, context + 5, context - 1)):
+        found = view(text=text, layer=0).record
+        assert (found.tokens, found.tokens_read, len(found.words)) == (tokens, read, read + 1)
+
+
+def test_words_that_the_tokenizer_does_not_have_are_counted() -> None:
+    found = view(text="w3 nobody w10 knows these", layer=0).record
+    assert (found.tokens_read, found.tokens_unknown) == (5, 3)
+    assert view(layer=0).record.tokens_unknown == 0
 
 
 def test_a_word_means_the_position_where_it_stands() -> None:
@@ -194,6 +227,7 @@ def test_a_crosscoder_without_an_attention_input_is_refused_by_its_sites() -> No
 
 
 def test_a_text_of_no_words_is_refused_and_one_of_a_word_is_not() -> None:
-    with pytest.raises(CrossproofError, match="no tokens"):
-        view(text="")
+    for text in ("", " ", "\n\t "):
+        with pytest.raises(CrossproofError, match="text is empty"):
+            view(text=text)
     assert view(text="w3").record.query == 1

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 import crossproof as xp
+from crossproof.binding import account as account_module
 from crossproof.binding import encoding as module
 from crossproof.binding.bound import bound_mlps, neurons_of
 from crossproof.binding.encoding import codes_of
 from crossproof.errors import CrossproofError, MismatchError, UnsupportedModel
+from crossproof.interaction.attention import pairs
 from crossproof.interaction.result import measure
 from crossproof.interaction.weights import hadamard, typical_strengths
 from crossproof.subject.tokens import Tokens
@@ -91,6 +93,29 @@ def test_gated_mlps_have_no_mass_unless_it_is_asked_for() -> None:
     assert found.tokens(TEXT).score.min() > 0
     with pytest.raises(UnsupportedModel, match="mass"):
         xp.interactions(subject, coder, tokens, ["mass"])
+
+
+def test_tables_of_heads_that_would_not_fit_are_refused_before_the_model_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject, tokens = tiny.subject("gpt2"), some_tokens()
+    coder = coders.on(subject, "blocks.*.ln?.hook_normalized")
+    monkeypatch.setattr(pairs, "MOST_BYTES", 8 * 4 * 3 * 20**2 - 1)  # of 4 layers of 3 heads
+    with monkeypatch.context() as patch:
+        patch.setattr(subject, "run", lambda *_: pytest.fail("the model ran"))
+        with pytest.raises(MismatchError, match=r"of 12 heads.*include=\(\"norm\",\)"):
+            xp.interactions(subject, coder, tokens, ["directed"])
+    without = xp.interactions(subject, coder, tokens, ["directed"], include=("norm",)).account
+    assert without is not None
+    assert not without.across_tokens
+    monkeypatch.setattr(pairs, "MOST_BYTES", 8 * 4 * 3 * 20**2)
+    account = xp.interactions(subject, coder, tokens, ["directed"]).account
+    assert account is not None
+    assert len(account.across_tokens) == 4
+
+
+def test_the_tables_of_contributions_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = tiny.subject("gpt2")
+    monkeypatch.setattr(account_module, "neurons_of", lambda *_: pytest.fail("made again"))
+    xp.interactions(subject, coders.on(subject), some_tokens(), ["directed"])
 
 
 def test_what_cannot_be_measured_is_refused_before_the_model_runs(monkeypatch: pytest.MonkeyPatch) -> None:

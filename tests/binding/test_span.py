@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from crossproof.binding.span import POSITIONS_AT_ONCE, Span, span_game
+from crossproof.binding.span import POSITIONS_AT_ONCE, Span, check_span, span_game
 from crossproof.crosscoder.config import CrosscoderConfig, Site
+from crossproof.crosscoder.evaluate import check_fits
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import MismatchError, UnknownSite
 from crossproof.interaction.contributions import contributions
@@ -156,6 +157,31 @@ def test_an_unknown_output_names_the_nearest_sites() -> None:
         span_game(
             tiny.subject("gpt2"), tiny.some_tokens("gpt2"), dictionary(), TEXT, POSITION, IN, "blocks.3.hook_resid_pst"
         )
+
+
+def test_an_unknown_output_that_is_near_nothing_names_what_comes_after_the_input() -> None:
+    for start in SITES:
+        with pytest.raises(UnknownSite) as raised:
+            check_span(tiny.subject("gpt2"), dictionary(), start, "nosuch")
+        said = str(raised.value)
+        assert "has no site 'nosuch'" in said
+        assert said.endswith(LOGITS)
+        offered = said.split(" are ")[1].split(", ")
+        in_order = (*tiny.subject("gpt2").sites, LOGITS)
+        assert LAST in offered
+        assert all(in_order.index(site) > in_order.index(start) for site in offered)
+
+
+def test_a_crosscoder_of_another_model_is_refused_as_everywhere() -> None:
+    small = tiny.subject("gpt2")
+    other = dictionary()
+    other.config = other.config.model_copy(update={"sites": (*other.config.sites[:2], Site(subject="b", hook="gone"))})
+    with pytest.raises(MismatchError) as everywhere:
+        check_fits(small, other)
+    for ends in ((SITES[0], LAST), ("nosuch", LAST), (SITES[0], "nosuch")):
+        with pytest.raises(MismatchError) as raised:
+            span_game(small, tiny.some_tokens("gpt2"), other, TEXT, POSITION, *ends)
+        assert str(raised.value) == str(everywhere.value)
 
 
 def _cut(tokens: Tokens, length: int) -> Tokens:

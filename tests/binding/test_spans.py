@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from crossproof.binding import spans
 from crossproof.binding.span import span_game
-from crossproof.binding.spans import span_interactions
+from crossproof.binding.spans import span_interactions, strengths_of
 from crossproof.errors import CrossproofError, MismatchError, UnknownSite
-from crossproof.interaction.shapley import exact
+from crossproof.interaction.shapley import exact, sampled
 from crossproof.units import LOGITS
 from tests.binding import coders
 from tests.subject import tiny
@@ -57,6 +58,24 @@ def test_estimates_are_near_the_exact_values_and_not_too_long_by_their_errors(
     assert roughly.tokens.sizes.sum() == pytest.approx(exactly.tokens.sizes.sum(), rel=0.05)
     # T12 holds for estimates too
     assert roughly.tokens.together.tolist() == pytest.approx(exactly.tokens.together.tolist(), rel=1e-5)
+
+
+def test_the_error_of_few_orders_makes_no_sizes_that_are_not_there() -> None:
+    """Of values that are all noise, whose indices are far smaller than the differences that they are means of."""
+    players = 7
+    values = torch.randn(2**players, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def game(coalitions: Tensor) -> Tensor:
+        return values[(coalitions.long() << torch.arange(players)).sum(1)]
+
+    exactly = exact(game, players)
+    assert torch.equal(strengths_of(exactly), exactly.strength())
+    estimates = [sampled(game, players, 4, seed) for seed in range(10)]
+    right = float(exactly.strength().mean())
+    as_they_are = sum(float(found.strength().mean()) for found in estimates) / len(estimates)
+    corrected = sum(float(strengths_of(found).mean()) for found in estimates) / len(estimates)
+    assert as_they_are > 1.3 * right
+    assert corrected == pytest.approx(right, rel=0.15)
 
 
 def test_the_same_seed_draws_the_same_tokens() -> None:

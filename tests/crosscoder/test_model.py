@@ -141,6 +141,18 @@ def test_one_site_is_a_sparse_autoencoder() -> None:
     assert coder(toys.sparse_data(5, sites=1)).shape == (5, 1, 8)
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("tensor", ["W_enc", "b_enc"])
+def test_a_feature_that_is_not_a_number_is_refused_and_one_that_is_off_is_not(activation: str, tensor: str) -> None:
+    coder, a = toys.crosscoder(activation), toys.sparse_data(5)
+    with torch.no_grad():
+        coder.b_enc[7] = -torch.inf
+        assert not bool(coder.encode(a).dense()[:, 7].any())
+        coder.get_parameter(tensor)[9] = torch.nan
+    with pytest.raises(NonFinite, match="feature 9 is not a number"):
+        coder.encode(a)
+
+
 def test_no_rows_give_no_features() -> None:
     for activation in ACTIVATIONS:
         coder = toys.crosscoder(activation)

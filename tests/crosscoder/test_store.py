@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import resource
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from crossproof.crosscoder.initialise import estimate_scales
 from crossproof.crosscoder.model import Crosscoder
-from crossproof.errors import BadFile, CrossproofError
+from crossproof.errors import BadFile, CrossproofError, NonFinite
 from tests.crosscoder import toys
 
 ACTIVATIONS = ["relu", "topk", "batchtopk", "jumprelu"]
@@ -101,6 +102,38 @@ def test_missing_foreign_and_non_finite_tensors_are_named(saved: Path, change: s
     message = {"drop": "b_dec is missing", "add": "unexpected tensors W_skip", "nan": "b_enc holds values that are not"}
     with pytest.raises(BadFile, match=message[change]):
         Crosscoder.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_what_is_not_finite_is_neither_read_nor_written(tmp_path: Path, activation: str, broken: float) -> None:
+    coder = toys.crosscoder(activation)
+    coder.save_pretrained(tmp_path / "coder")
+    path = tmp_path / "coder" / "model.safetensors"
+    whole = load_file(path)
+    assert set(whole) >= {"W_enc", "b_enc", "W_dec", "b_dec"}
+    for name, tensor in whole.items():
+        edited = whole | {name: tensor.clone()}
+        edited[name].view(-1)[-1] = 1.0 if name == "threshold" else 0.0
+        edited[name].view(-1)[0] = broken
+        save_file(edited, path)
+        with pytest.raises(BadFile, match=rf"model\.safetensors: {name} holds values that are not finite"):
+            Crosscoder.from_pretrained(tmp_path / "coder")
+        bad = copy.deepcopy(coder)
+        bad.state_dict()[name].copy_(edited[name])
+        with pytest.raises(NonFinite, match=f"{name} of this crosscoder holds values that are not finite"):
+            bad.save_pretrained(tmp_path / "bad")
+        assert not (tmp_path / "bad").exists()
+
+
+def test_a_threshold_that_was_never_set_is_kept_and_says_so_when_it_is_asked_for(tmp_path: Path) -> None:
+    coder = toys.crosscoder("batchtopk")
+    assert coder.threshold is not None
+    coder.threshold.fill_(torch.nan)
+    coder.save_pretrained(tmp_path / "coder")
+    again = Crosscoder.from_pretrained(tmp_path / "coder")
+    with pytest.raises(CrossproofError, match="no inference threshold"):
+        again.encode(toys.sparse_data(4))
 
 
 def test_a_full_disk_leaves_the_old_crosscoder(saved: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,10 +12,14 @@ from hypothesis import strategies as st
 
 from crossproof.codes import Codes
 from crossproof.errors import CrossproofError, MismatchError
+from crossproof.interaction.attention.heads import heads_of
 from crossproof.interaction.coactive import CoActive
+from crossproof.interaction.contributions import contributions
 from crossproof.interaction.norms.features import norm_features
 from crossproof.interaction.norms.pairs import norm_pairs, norm_tokens
 from crossproof.interaction.norms.scale import scales, without
+from crossproof.units import MLP, Norm
+from tests.interaction.attention.toys import make_attention
 from tests.interaction.norm_toys import HUGE, TINY, Case, agree, cases, centred, inverse_scale, slow_pairs, toy
 
 
@@ -162,6 +167,32 @@ def test_the_gram_matrix_is_that_of_centred_directions() -> None:
     some = torch.tensor([0, 1])
     torch.testing.assert_close(case.features.gram(some), torch.tensor([[2.0, 4.0], [4.0, 8.0]]).double())
     torch.testing.assert_close(case.features.squared, torch.tensor([2.0, 8.0, 0.0]).double())
+
+
+def test_a_dictionary_in_another_dtype_than_a_units_weights_is_refused_by_every_kind_of_unit() -> None:
+    mlp = MLP(
+        W_in=torch.ones(4, 2), b_in=torch.zeros(2), activation="relu", W_out=torch.ones(2, 4), b_out=torch.zeros(4)
+    )
+    norm = Norm(kind="rms", gain=torch.ones(4), bias=torch.zeros(4), eps=0.0)
+    attention = make_attention(d_model=4, dtype=torch.float32)
+    single, double = torch.ones(3, 4), torch.ones(3, 4).double()
+    asks: list[Callable[[torch.Tensor, torch.Tensor], object]] = [
+        lambda d, b: contributions(mlp, d, b),
+        lambda d, b: norm_features(norm, d, b),
+        lambda d, b: heads_of(attention, d, b),
+    ]
+    for ask in asks:
+        ask(single, single[0])
+        with pytest.raises(MismatchError, match=r"directions: torch\.float64, but the weights .* are torch\.float32"):
+            ask(double, single[0])
+        with pytest.raises(MismatchError, match=r"bias: torch\.float64, but the weights .* are torch\.float32"):
+            ask(single, double[0])
+
+
+def test_without_norms_no_token_has_a_score() -> None:
+    found = norm_tokens(toy(torch.ones(3, 4).double(), torch.ones(2, 3).double()).codes, [])
+    assert found.score.shape == (2, 0)
+    assert found.i.tolist() == found.j.tolist() == found.unit.tolist() == [-1, -1]
 
 
 def test_what_does_not_fit_the_norm_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -259,6 +260,21 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
     assert again.summary() == found.summary()
     again.save(tmp_path / "found")
     assert repr(Interactions.load(tmp_path / "found")) == repr(found)
+
+
+def test_a_folder_from_before_there_were_accounts_is_loaded(tmp_path: Path) -> None:
+    found = measured()
+    found.save(tmp_path)
+    path = tmp_path / "interactions.json"
+    record = json.loads(path.read_text())
+    assert record.pop("account") == {}
+    del record["sha256"]
+    written = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(record | {"sha256": written}))
+    pd.testing.assert_frame_equal(Interactions.load(tmp_path).pairs, found.pairs)
+    path.write_text(json.dumps(record | {"sha256": written, "account": {"an MLP": "mlp"}}))
+    with pytest.raises(BadFile, match="sha256 differs"):
+        Interactions.load(tmp_path)
 
 
 @pytest.mark.parametrize(

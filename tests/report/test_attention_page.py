@@ -23,11 +23,12 @@ NASTY = ("<|endoftext|>", " <b>", "</script><script>alert(1)</script>", '"&amp;'
 
 def record(**changed: object) -> AttentionRecord:
     fields: dict[str, object] = dict(  # noqa: C408
-        subject="a <i>model</i>", text="".join(NASTY), words=NASTY, described=(False, True, True, True, True), layer=1,
-        head=0, query=3, key=2, window=None, chosen=("key",), mean_over="this text", unfaithfulness=0.25,
-        unfaithfulness_at_query=0.5, attention=0.75, model_attention=0.125, score=1.5,
-        parts=tuple(PartRecord(name=name, accounts_for=0.1, at_query=0.2) for name in "abcd"), query_features=(3, 7),
-        key_features=(5,), strongest=(StrongPairRecord(i=3, j=5, interaction=0.5, query=3, key=2, coefficient=-1.25),),
+        subject="a <i>model</i>", text="".join(NASTY), words=NASTY, tokens=4, tokens_read=4, tokens_unknown=0,
+        described=(False, True, True, True, True), layer=1, head=0, query=3, key=2, window=None, chosen=("key",),
+        mean_over="this text", unfaithfulness=0.25, unfaithfulness_at_query=0.5, attention=0.75, model_attention=0.125,
+        score=1.5, parts=tuple(PartRecord(name=name, accounts_for=0.1, at_query=0.2) for name in "abcd"),
+        query_features=(3, 7), key_features=(5,),
+        strongest=(StrongPairRecord(i=3, j=5, interaction=0.5, query=3, key=2, coefficient=-1.25),),
         layers=(1,), interaction_by_head=((0.25, 12.5),),
     )  # fmt: skip
     return AttentionRecord.model_validate(fields | changed)
@@ -134,6 +135,29 @@ def test_words_and_choices_are_named_in_the_summary() -> None:
     assert 'query 3 "&amp; · key 2' in text
     assert "key chosen where interaction is largest" in text
     assert "chosen" not in summary(record(chosen=()))
+
+
+def test_what_was_not_read_is_said_on_the_page_and_in_the_summary(tmp_path: Path) -> None:
+    for changed, says in (
+        ({"tokens": 501}, "he first 4 of 501 tokens are read"),
+        (
+            {"tokens_unknown": 4},
+            "he tokenizer of a <i>model</i> knows no word of this text: it reads “unknown” alone",
+        ),
+        ({"tokens_unknown": 1}, "1 of 4 tokens are “unknown”"),
+    ):
+        found = record(**changed)
+        assert says in summary(found)
+        assert says in Parsed(attention_page(folder_of(tmp_path, found))).text
+        assert len(summary(found).splitlines()) == len(summary(record()).splitlines()) + 1
+    both = summary(record(tokens=9, tokens_unknown=2))
+    assert "the first 4 of 9" in both
+    assert "2 of 4 tokens" in both
+
+
+def test_names_keep_their_capitals(tmp_path: Path) -> None:
+    html = Parsed(attention_page(folder_of(tmp_path, record(subject="EleutherAI/pythia"))))
+    assert "Layer 1, head 0 of EleutherAI/pythia" in html.text
 
 
 def test_arrays_of_another_run_are_refused(tmp_path: Path) -> None:

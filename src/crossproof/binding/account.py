@@ -18,7 +18,7 @@ from crossproof.binding.bound_units import bound_attention, bound_norms
 from crossproof.binding.encoding import Encoded
 from crossproof.codes import Codes, decode
 from crossproof.crosscoder.model import Crosscoder
-from crossproof.interaction.account import Account, Kind, summed_by_text
+from crossproof.interaction.account import Account, summed_by_text
 from crossproof.interaction.attention.heads import Heads, heads_of
 from crossproof.interaction.attention.pairs import query_key_pairs
 from crossproof.interaction.contributions import GatedNeurons, Neurons
@@ -26,12 +26,14 @@ from crossproof.interaction.norms.features import NormFeatures, norm_features
 from crossproof.interaction.norms.pairs import norm_pairs
 from crossproof.interaction.norms.reach import (
     Listener,
+    TypicalNeurons,
     heard_by_attention,
     heard_by_gated_mlp,
     heard_by_mlp,
     typical_neurons,
 )
 from crossproof.interaction.result import Interactions
+from crossproof.records import Kind
 from crossproof.subject.subject import Subject
 from crossproof.units import MLP, GatedMLP
 
@@ -50,6 +52,8 @@ class Measured:
     """What each norm feeds, by name."""
     kinds: Mapping[str, Kind]
     """Of each unit, in order of computation."""
+    typical: Mapping[str, TypicalNeurons]
+    """With these neurons the gated MLPs hear their norms; none where no norm is included."""
 
 
 def measured_units(
@@ -58,11 +62,16 @@ def measured_units(
     codes: Codes,
     include: Sequence[Kind],
     dtype: torch.dtype = torch.float32,
+    neurons: Sequence[Neurons] | None = None,
+    typical: Mapping[str, TypicalNeurons] | None = None,
 ) -> Measured:
-    """The MLPs, and what else is included. A gated MLP hears its norm as it usually does on these tokens."""
+    """The MLPs, and what else is included. A gated MLP hears its norm as it usually does on these tokens.
+
+    `neurons` of this dtype, and what is `typical`, are made here where they are not there yet.
+    """
     device = coder.W_dec.device
     directions, biases = coder.decoder.detach().to(dtype), coder.decoder_bias.detach().to(dtype)
-    mlps, neurons = bound_mlps(subject, coder), neurons_of(subject, coder, dtype)
+    mlps, neurons = bound_mlps(subject, coder), neurons_of(subject, coder, dtype) if neurons is None else neurons
     attention = bound_attention(subject, coder) if "attention" in include else ()
     heads = [
         heads_of(its.unit.to(dtype).to(device), directions[:, its.site], biases[its.site], its.name)
@@ -70,10 +79,14 @@ def measured_units(
     ]
     names = {id(its.unit): its.name for its in mlps} | {id(its.unit): its.name for its in attention}
     norms, feeds = [], {}
+    heard_with: dict[str, TypicalNeurons] = {}
     if "norm" in include:
+        for reached in neurons:
+            if isinstance(reached, GatedNeurons):
+                usual = typical_neurons(codes, reached) if typical is None else typical[reached.name]
+                heard_with[reached.name] = TypicalNeurons(*(part.to(reached.loudness) for part in usual))
         listeners = {
-            mlp.name: _heard_by_mlp(mlp.unit.to(dtype).to(device), reached, codes)
-            for mlp, reached in zip(mlps, neurons, strict=True)
+            mlp.name: _heard_by_mlp(mlp.unit.to(dtype).to(device), heard_with.get(mlp.name)) for mlp in mlps
         } | {its.name: heard_by_attention(its.attention) for its in heads}
         for its in bound_norms(subject, coder):
             if its.feeds and all(id(unit) in names for unit in its.feeds):
@@ -86,17 +99,17 @@ def measured_units(
     kind_of |= dict.fromkeys((its.name for its in heads), "attention")
     kind_of |= dict.fromkeys((its.name for its in norms), "norm")
     in_order = [names[id(unit)] for unit in subject.units if id(unit) in names]
-    return Measured(tuple(neurons), tuple(heads), tuple(norms), feeds, {name: kind_of[name] for name in in_order})
+    kinds = {name: kind_of[name] for name in in_order}
+    return Measured(tuple(neurons), tuple(heads), tuple(norms), feeds, kinds, heard_with)
 
 
 @torch.no_grad()
 def measure_account(
-    subject: Subject, coder: Crosscoder, encoded: Encoded, found: Interactions, include: Sequence[Kind]
+    subject: Subject, coder: Crosscoder, encoded: Encoded, found: Interactions, units: Measured
 ) -> Account:
-    """Of what was measured in the MLPs and of what else is included; `encoded` was asked for `attention_inputs`."""
-    codes, units = encoded.codes, measured_units(subject, coder, encoded.codes, include)
-    kinds = units.kinds
-    text, tokens = encoded.text.unique(return_inverse=True, return_counts=True)[1:]
+    """Of what was found in the MLPs and of these units; `encoded` was asked for `attention_inputs`. On the CPU."""
+    codes, kinds = encoded.codes, units.kinds
+    text, tokens = encoded.text.cpu().unique(return_inverse=True, return_counts=True)[1:]
     by_text: dict[str, Float64[Tensor, " text"]] = {}
     written: dict[str, float] = {}
     same: dict[str, Float64[Tensor, " pair"]] = {}
@@ -140,11 +153,11 @@ def attention_inputs(subject: Subject, coder: Crosscoder, include: Sequence[Kind
     return tuple(its.unit.input_site for its in bound_attention(subject, coder)) if "attention" in include else ()
 
 
-def _heard_by_mlp(unit: MLP | GatedMLP, neurons: Neurons, codes: Codes) -> Listener:
+def _heard_by_mlp(unit: MLP | GatedMLP, typical: TypicalNeurons | None) -> Listener:
     if isinstance(unit, MLP):
         return heard_by_mlp(unit)
-    assert isinstance(neurons, GatedNeurons)
-    return heard_by_gated_mlp(unit, typical_neurons(codes, neurons))
+    assert typical is not None
+    return heard_by_gated_mlp(unit, typical)
 
 
 def _together(listeners: Sequence[Listener]) -> Listener:

@@ -3,8 +3,9 @@
 run.json  attention.safetensors  results.json
 
 What is not asked for is where interaction is largest. Layer, head and query: the largest Σ_ij I[i→j](t) of
-`interaction/attention/pairs.py`. Key: what the features of query and key together add to its score,
-F_s = Σ_ij c_ij(t, s), departs most from its mean over keys, weighted by attention: the largest A_ts |F_s − F̄|.
+`interaction/attention/pairs.py`. Key: of those with features, the one where what the features of query and key together
+add to its score, F_s = Σ_ij c_ij(t, s), departs most from its mean over keys, weighted by attention: the largest
+A_ts |F_s − F̄|.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from crossproof.codes import Codes
 from crossproof.crosscoder.config import Strict
 from crossproof.crosscoder.evaluate import check_fits
 from crossproof.crosscoder.model import Crosscoder
-from crossproof.errors import MismatchError, nearest
+from crossproof.errors import CrossproofError, MismatchError, nearest
 from crossproof.files import write_safetensors
 from crossproof.interaction.attention.heads import Heads, heads_of
 from crossproof.interaction.attention.output import Reading, read
@@ -66,6 +67,7 @@ class AttentionView:
 def attend(config: AttentionConfig, out: Path | None = None) -> AttentionRecord:
     """Into a run folder if one is given, in place of a run with the same settings."""
     clock = runs.Clock()
+    _check_text("--text", config.text)
     if out is not None:
         runs.resumable(out, KIND, config, may_differ=("device",))
     subject = Subject.load(config.subject, device=config.device)
@@ -94,6 +96,7 @@ def attention_view(
     The split is around the mean decoded input of `mean_over`: held-out texts where the model brings them, or else the
     text itself.
     """
+    _check_text("text", text)
     bound = _bound(subject, coder, layer)
     tokens = subject.tokens([text])
     words = [subject.tokenizer.decode([token]) for token in tokens.ids[0].tolist()]
@@ -130,6 +133,9 @@ def attention_view(
         subject=subject.name,
         text=text,
         words=tuple(words),
+        tokens=len(subject.tokenizer.encode(text, add_special_tokens=False)),
+        tokens_read=tokens.n_kept,
+        tokens_unknown=int((tokens.ids[tokens.keep] == _unknown(subject)).sum()),
         described=tuple(described.tolist()),
         layer=_number(bound[at]),
         head=h,
@@ -158,6 +164,17 @@ def attention_view(
         ),
     )  # fmt: skip
     return AttentionView(record, {name: its.float().cpu() for name, its in arrays.items()})
+
+
+def _check_text(what: str, text: str) -> None:
+    if not text.strip():
+        raise CrossproofError(f"{what} is empty: give some words for the head to read")
+
+
+def _unknown(subject: Subject) -> int:
+    """The token for words that the tokenizer does not have; -1, which is no token, if all can be spelt."""
+    unknown = getattr(subject.tokenizer, "unk_token_id", None)
+    return -1 if unknown is None else int(unknown)
 
 
 def _bound(subject: Subject, coder: Crosscoder, layer: int | None) -> Sequence[BoundAttention]:
@@ -224,12 +241,14 @@ def _most_interaction(
 
 
 def _most_moved(text: Reading, head: int, t: int) -> int:
-    """The key where the features of query and key together do most."""
+    """The key with features where those of query and key together do most; the query itself if there is none."""
     features, background = text.x, text.background
     query = (text.queries(features) - text.queries(background))[head, t]
     together = (text.keys(features) - text.keys(background))[head] @ query
     attention = text.pattern[head, t]
-    return int((attention * (together - attention @ together).abs()).argmax())
+    moved = attention * (together - attention @ together).abs()
+    allowed = text.scores[head, t].isfinite() & (text.f != 0).any(1)
+    return int(moved.masked_fill(~allowed, -1).argmax()) if bool(allowed.any()) else t
 
 
 def _query(query: str | int, words: Sequence[str], described: Bool[Tensor, " pos"]) -> int:

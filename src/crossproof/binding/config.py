@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from crossproof.crosscoder.config import Count, Fraction, Strict, TrainConfig
-
-Kind = Literal["mlp", "attention", "norm"]
-"""What features interact in."""
+from crossproof.records import KINDS, Kind
 
 
 class PenaltyConfig(Strict):
@@ -39,7 +37,7 @@ class PenaltyConfig(Strict):
     @field_validator("on")
     @classmethod
     def _in_one_order(cls, on: tuple[Kind, ...]) -> tuple[Kind, ...]:
-        return tuple(kind for kind in get_args(Kind) if kind in on)
+        return tuple(kind for kind in KINDS if kind in on)
 
     @model_validator(mode="after")
     def _consistent(self) -> PenaltyConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,18 +12,20 @@ from torch import Tensor
 
 from crossproof.binding.account import attention_inputs, measure_account, measured_units
 from crossproof.binding.bound import bound_mlps, neurons_of
+from crossproof.binding.bound_units import bound_attention
 from crossproof.binding.encoding import Encoded, encode
 from crossproof.codes import Codes
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.interaction import frames
-from crossproof.interaction.account import KINDS, Kind
-from crossproof.interaction.attention.pairs import at_positions
+from crossproof.interaction.attention.pairs import at_positions, check_size
 from crossproof.interaction.coactive import CoActive
 from crossproof.interaction.norms.pairs import norm_tokens
+from crossproof.interaction.norms.reach import TypicalNeurons
 from crossproof.interaction.result import Interactions, choose_metrics, measure
 from crossproof.interaction.tokens import AtTokens, at_tokens, together
 from crossproof.interaction.weights import hadamard_of_pairs, typical_strengths
+from crossproof.records import KINDS, Kind
 from crossproof.subject.subject import Subject
 from crossproof.subject.tokens import Tokens
 
@@ -48,13 +50,17 @@ def interactions(
     units = neurons_of(subject, coder)
     chosen = choose_metrics(units, metrics)
     kinds = choose_kinds(include)
+    if "attention" in kinds:  # before the model runs
+        check_size(sum(len(its.unit.W_Q) for its in bound_attention(subject, coder)), coder.config.features)
     about = f"{coder.config.features:,} features at {len(coder.sites)} sites of {subject.name}"
     encoded = encode(subject, coder, tokens, attention_inputs(subject, coder, kinds))
     found = measure(encoded.codes, units, chosen, about)
     found.columns["hadamard"] = _hadamard(subject, coder, encoded.codes, found.coactive)
+    typical = None
     if kinds:
-        found.account = measure_account(subject, coder, encoded, found, kinds)
-    found.reader = partial(token_interactions, subject, coder, include=kinds)
+        measured = measured_units(subject, coder, encoded.codes, kinds, neurons=units)
+        found.account, typical = measure_account(subject, coder, encoded, found, measured), measured.typical
+    found.reader = partial(_read, subject, coder, kinds, typical)
     return found
 
 
@@ -85,11 +91,22 @@ def token_interactions(
     """Interaction at each token of a text: the score, by unit too, and the strongest pair. Computed in float64.
 
     In an attention layer the pair is a feature of this token, in the query, and one of a token before it, as a key.
+    A gated MLP hears its norm as it usually does in this text; `Interactions.tokens`, as in what was measured there.
     """
-    tokens, kinds = subject.tokens([text]), choose_kinds(include)
+    return _read(subject, coder, choose_kinds(include), None, text)
+
+
+def _read(
+    subject: Subject,
+    coder: Crosscoder,
+    kinds: Sequence[Kind],
+    typical: Mapping[str, TypicalNeurons] | None,
+    text: str,
+) -> pd.DataFrame:
+    tokens = subject.tokens([text])
     encoded = encode(subject, coder, tokens, attention_inputs(subject, coder, kinds))
     codes = Codes(encoded.codes.pattern, encoded.codes.values.double())
-    units = measured_units(subject, coder, codes, kinds, torch.float64)
+    units = measured_units(subject, coder, codes, kinds, torch.float64, typical=typical)
     names, found = [its.name for its in units.neurons], [at_tokens(codes, units.neurons)]
     if units.norms:
         names += [its.name for its in units.norms]

@@ -10,6 +10,7 @@ and attention among it. For an MLP alone, `mlp_game` of `interaction/games.py` g
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,12 +46,7 @@ class Span:
     """What each player adds to it."""
 
     def __post_init__(self) -> None:
-        before, after = _order(self.subject, self.input_site), _order(self.subject, self.output_site)
-        if after <= before:
-            raise MismatchError(
-                f"a span goes forwards, but {self.output_site} is computed "
-                f"{'before' if after < before else 'at'} {self.input_site}: give an output site that comes after it"
-            )
+        _check_forwards(self.subject, self.input_site, self.output_site)
         length = self.text.ids.shape[1]
         if len(self.text) != 1 or not 0 <= self.position < length:
             raise MismatchError(
@@ -104,11 +100,7 @@ def span_game(
     coalition, so that all players together give what the model itself has; without it they give what it makes of the
     reconstruction.
     """
-    check_fits(subject, coder)
-    if input_site not in coder.sites:
-        raise MismatchError(
-            f"the players act at a site of the crosscoder, and {input_site} is none: {', '.join(coder.sites)}"
-        )
+    check_span(subject, coder, input_site, output_site)
     if not 0 <= text < len(tokens):
         raise MismatchError(f"text {text}: there are the texts 0 to {len(tokens) - 1}")
     read_at = position if read_at is None else read_at
@@ -135,10 +127,35 @@ def span_game(
     return Span(subject, one, position, input_site, output_site, base, parts), features
 
 
-def _order(subject: Subject, site: str) -> int:
-    if site == LOGITS:
-        return len(subject.sites)
-    if site not in subject.sites:
-        close = nearest(site, subject.sites)
-        raise UnknownSite(f"{subject.name} has no site {site!r}" + (f"; the nearest are {close}" if close else ""))
-    return subject.sites.index(site)
+def check_span(subject: Subject, coder: Crosscoder, input_site: str, output_site: str) -> None:
+    """Refuse what no game is played on, before anything is computed."""
+    check_fits(subject, coder)
+    if input_site not in coder.sites:
+        raise MismatchError(
+            f"the players act at a site of the crosscoder, and {input_site} is none: {', '.join(coder.sites)}"
+        )
+    _check_forwards(subject, input_site, output_site)
+
+
+def _check_forwards(subject: Subject, input_site: str, output_site: str) -> None:
+    in_order = (*subject.sites, LOGITS)
+    if input_site not in in_order:
+        raise _unknown(subject, input_site, subject.sites)
+    start = in_order.index(input_site)
+    if output_site not in in_order:
+        raise _unknown(subject, output_site, subject.sites[start + 1 :], f" after {input_site}", f", {LOGITS}")
+    end = in_order.index(output_site)
+    if end <= start:
+        raise MismatchError(
+            f"a span goes forwards, but {output_site} is computed {'before' if end < start else 'at'} {input_site}: "
+            "give an output site that comes after it"
+        )
+
+
+def _unknown(subject: Subject, site: str, possible: Sequence[str], where: str = "", also: str = "") -> UnknownSite:
+    """With the nearest names, or the main ones if none is near."""
+    close, main = nearest(site, possible), subject.find_sites(subject.default_sites())
+    offer = close or ", ".join(known for known in possible if known in main)
+    return UnknownSite(
+        f"{subject.name} has no site {site!r}; {'the nearest' if close else 'among those'}{where} are {offer}{also}"
+    )

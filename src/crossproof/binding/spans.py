@@ -12,7 +12,6 @@ set against, and costs hundreds of forward passes a token.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import comb
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,7 +42,8 @@ class SpanInteractions:
     output_site: str
     pairs: pd.DataFrame
     """A row for each unordered pair that met: `strength` is the mean length of its index over the `count` sampled
-    tokens where both are active, `score` that times the share of tokens where they are. The strongest score first."""
+    tokens where both are active, `score` that times the share of sampled tokens where they are: of tokens with two or
+    more active features, not of all. The strongest score first."""
     tokens: pd.DataFrame
     """A row for each sampled token: `text`, `position`, `features` active, and whether its values are `estimated`.
 
@@ -145,8 +145,3 @@ def _frame(records: list[dict[str, Any]]) -> pd.DataFrame:
     import pandas as pd
 
     return pd.DataFrame(records)
-
-
-def passes(features: int, orders: int) -> int:
-    """How many forward passes a token with so many active features takes."""
-    return 2**features if features <= EXACT else features + 2 + 2 * orders * (comb(features, 2) - 1)

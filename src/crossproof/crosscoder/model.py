@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from crossproof.codes import Codes, Pattern, decode, decode_and_read, encoded_values
 from crossproof.crosscoder import selection
 from crossproof.crosscoder.config import CrosscoderConfig
-from crossproof.errors import CrossproofError, MismatchError
+from crossproof.errors import CrossproofError, MismatchError, NonFinite
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,9 @@ class Crosscoder(nn.Module):
         """The features of each token, from raw activations. A token's features depend on that token alone."""
         x = self.scaled(activations)
         pre = torch.addmm(self.b_enc, x, self.W_enc.T)
+        if bool(pre.sum().isnan()) and bool(pre.isnan().any()):  # it would read as a feature that is never active
+            first = int(pre.isnan().any(0).nonzero()[0])
+            raise NonFinite(f"feature {first} is not a number here: the activations, W_enc or b_enc are not finite")
         if self.config.activation == "topk":
             pattern = selection.topk(pre, self._k)
         else:

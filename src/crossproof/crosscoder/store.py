@@ -9,12 +9,12 @@ import hashlib
 import json
 from pathlib import Path
 
-import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from crossproof.crosscoder.config import FORMAT_VERSION, CrosscoderConfig
 from crossproof.crosscoder.model import Crosscoder
-from crossproof.errors import BadFile, CrossproofError
+from crossproof.errors import BadFile, CrossproofError, NonFinite
 from crossproof.files import complete_folder, read_json, read_safetensors, replace_folder, write_json, write_safetensors
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -25,6 +25,9 @@ IN_RUN = "crosscoder"
 def save(coder: Crosscoder, folder: Path) -> None:
     folded = coder.folded()
     tensors = {name: value.contiguous().cpu() for name, value in folded.state_dict().items() if name != "scale"}
+    for name, tensor in tensors.items():
+        if not _finite(name, tensor):
+            raise NonFinite(f"{name} of this crosscoder holds values that are not finite: it is not saved to {folder}")
     with replace_folder(folder) as new:
         write_safetensors(new / WEIGHTS, tensors)
         record = {"library": "crossproof", **folded.config.model_dump(mode="json")}
@@ -49,7 +52,7 @@ def load(name: str | Path, device: str = "cpu") -> Crosscoder:
                 f"{folder / WEIGHTS}: {key} has shape {tuple(tensors[key].shape)} where config.json's sites, width and "
                 f"features make it {tuple(value.shape)}"
             )
-        if not bool(torch.isfinite(tensors[key]).all()) and key != "threshold":
+        if not _finite(key, tensors[key]):
             raise BadFile(f"{folder / WEIGHTS}: {key} holds values that are not finite")
     unknown = sorted(set(tensors) - set(expected))
     if unknown:
@@ -59,6 +62,11 @@ def load(name: str | Path, device: str = "cpu") -> Crosscoder:
         raise BadFile(f"{folder}: {CONFIG} and {WEIGHTS} are not as they were written together (sha256 differs)")
     coder.load_state_dict({**tensors, "scale": coder.scale})
     return coder
+
+
+def _finite(name: str, tensor: Tensor) -> bool:
+    """Whether all of it is; a threshold that was never set is all NaN, and says so when it is asked for."""
+    return bool(tensor.isfinite().all()) or (name == "threshold" and bool(tensor.isnan().all()))
 
 
 def push(coder: Crosscoder, repo_id: str, private: bool) -> None:

@@ -1,15 +1,25 @@
-"""One account of a model: how far the interactions of every unit may move what is written to the residual stream.
+"""One account of a model: what simple interpretations of its units leave out, pair by pair, in one currency.
 
-All units are measured in the same currency, the length by which the residual stream moves, so that a pair's or a
-token's interactions add up over units and layers:
+Sizes are lengths in the residual stream, so that those of a pair or of a token add up over units and layers. i → j is
 
-    an MLP          Σ_n w_n |p_nj| over the neurons that i dominates: what keeping i alone there leaves out of j
-    an attention    Std_A(c_ij) Std_A(y), heads summed: what query feature i does to the layer's output through key
-                    feature j, to first order
-    a norm          what removing i does to j's share of its output, as loudly as the unit after it hears it
+    plain MLP    Σ_n w_n |p_nj| over the neurons that i dominates: what keeping i alone there leaves out of j
+    gated MLP    the same of gates and of values, with the weights of T5, and what the two multiply, Σ_n w_n |s p^g p^h|
+    attention    Std_A(c_ij) Std_A(y), heads summed: what the term of query feature i and key feature j does to the
+                 layer's output, to first order
+    norm         what removing i does to j's share of its output, as loudly as the unit after it hears it
 
-Each is a sum of sizes that holds for any signs: how far the stream *may* move, not how far it does. A pair is ordered:
-i → j is "i dominates j" in an MLP, "the query has i, the key has j" in an attention, "i rescales j" in a norm.
+A pair is ordered: "i dominates j", "the query has i, the key has j", "i rescales j".
+
+These are sums of sizes, in which nothing cancels. In a plain MLP a token's, times Lip(φ) (1 for ReLU, at most 1.13),
+is no less than the length of what keeping dominant features alone leaves out (T1); in a gated MLP the first part has
+Lip(φ) in it and is no less by itself (T5), and the second counts some of the same once more. In an attention layer they
+are such a bound to first order, of leaving these terms out of its scores. In a norm the change of a share is exact, and
+its size as the unit behind it hears it: a plain MLP up to Lip(φ), a gated one as at a typical token, an attention layer
+with its values alone.
+
+None is a bound on second differences, what removing two features does beyond removing each: a ReLU neuron with
+β = −9.5 and ten features of p = 1 has 9 here, and second differences of 1/2 between all of its 45 pairs, 22.5 together.
+The study of units measures how the two compare.
 """
 
 from __future__ import annotations
@@ -17,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Float64, Int
@@ -25,12 +35,10 @@ from torch import Tensor
 
 from crossproof.errors import CrossproofError, MismatchError
 from crossproof.interaction.coactive import CoActive
+from crossproof.records import KINDS, Kind
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Kind = Literal["mlp", "attention", "norm"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +112,7 @@ class Account:
         )
 
     def pair(self, i: int, j: int) -> pd.DataFrame:
-        """What two features do to each other in each unit, both ways: mean per token."""
+        """What two features do to each other in each unit, both ways: mean per token. With itself both ways are one."""
         import pandas as pd
 
         self._check_features(i, j)
@@ -116,7 +124,7 @@ class Account:
                 "kind": list(self.kinds.values()),
                 "forth": forth.numpy(),
                 "back": back.numpy(),
-                "sum": (forth + back).numpy(),
+                "sum": (forth if i == j else forth + back).numpy(),
             }
         )
 

@@ -88,17 +88,7 @@ def contributions(
     Directions, [feature, d_model], and bias, [d_model], are in raw units: the unit's input is
     `bias + Σ_i f_i directions[i]`.
     """
-    d_model = unit.W_in.shape[0]
-    if directions.dim() != 2 or directions.shape[1] != d_model:
-        raise MismatchError(
-            f"directions: expected [feature, d_model] with d_model {d_model}, the first axis of {name or 'the MLP'}'s "
-            f"W_in, not the shape {tuple(directions.shape)}"
-        )
-    if bias is not None and bias.shape != (d_model,):
-        raise MismatchError(f"bias: expected the shape ({d_model},) of W_in's first axis, not {tuple(bias.shape)}")
-    for what, given in (("directions", directions), ("bias", bias)):
-        if given is not None and not bool(torch.isfinite(given.detach()).all()):
-            raise NonFinite(f"{what}: some numbers are not finite")
+    check_dictionary(directions, bias, unit.W_in[:, 0], f"the first axis of {name or 'the MLP'}'s W_in")
     activation, loudness = ACTIVATIONS[unit.activation], unit.W_out.norm(dim=1)
 
     def table(W: Tensor, b: Tensor) -> Table:
@@ -108,6 +98,27 @@ def contributions(
         return PlainNeurons(name or unit.output_site, table(unit.W_in, unit.b_in), activation, loudness)
     gate, value = table(unit.W_gate, unit.b_gate), table(unit.W_in, unit.b_in)
     return GatedNeurons(name or unit.output_site, gate, value, activation, loudness)
+
+
+def check_dictionary(directions: Tensor, bias: Tensor | None, weights: Float[Tensor, " d_model"], what: str) -> None:
+    """Refuse what is no dictionary at the input of a unit. `weights` are some of the unit's, along the axis `what`."""
+    d_model = len(weights)
+    if directions.dim() != 2 or directions.shape[1] != d_model:
+        raise MismatchError(
+            f"directions: expected [feature, d_model] with d_model {d_model}, {what}, "
+            f"not the shape {tuple(directions.shape)}"
+        )
+    if bias is not None and bias.shape != (d_model,):
+        raise MismatchError(f"bias: expected the shape ({d_model},), {what}, not {tuple(bias.shape)}")
+    all_given = {"directions": directions} | ({} if bias is None else {"bias": bias})
+    for name, given in all_given.items():
+        if not bool(torch.isfinite(given.detach()).all()):
+            raise NonFinite(f"{name}: some numbers are not finite")
+    for name, given in all_given.items():
+        if given.dtype != weights.dtype:
+            raise MismatchError(
+                f"{name}: {given.dtype}, but the weights ({what}) are {weights.dtype}; call .to on one of the two"
+            )
 
 
 def check_codes(codes: Codes, n_features: int) -> None:

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from crossproof.errors import BadFile, MismatchError
 from crossproof.files import complete_folder, read_json, read_safetensors, replace_folder, write_json, write_safetensors
-from crossproof.interaction.account import Account, Kind
+from crossproof.interaction.account import Account
 from crossproof.interaction.coactive import CoActive, PairSums
+from crossproof.records import Kind
 
 if TYPE_CHECKING:
     from crossproof.interaction.result import Interactions
@@ -172,7 +173,9 @@ def _described(folder: Path) -> Description:
 
 
 def _hash_of(description: Description) -> str:
-    fields = description.model_dump(mode="json", exclude={"sha256"})
+    # without an empty account: folders from before there were accounts do not name it
+    unnamed = {"sha256"} if description.account else {"sha256", "account"}
+    fields = description.model_dump(mode="json", exclude=unnamed)
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Float64, Int
@@ -13,6 +13,8 @@ from crossproof.interaction.contributions import Chunk, GatedNeurons, Neurons, c
 from crossproof.interaction.gated import cross_at
 from crossproof.interaction.neurons import most_neurons, prepared
 from crossproof.interaction.pairs import directed_at
+
+AnyUnit = TypeVar("AnyUnit")
 
 
 class AtTokens(NamedTuple):
@@ -37,9 +39,10 @@ def together(found: Sequence[AtTokens], order: Sequence[int]) -> AtTokens:
     kind = torch.zeros_like(most, dtype=torch.long)
     for number in reversed(range(len(found))):
         kind[best[number] == most] = number
-    before = torch.tensor([0, *(its.score.shape[1] for its in found)]).cumsum(0)[:-1]
-    place = torch.empty(len(order), dtype=torch.long)
-    place[torch.tensor(order, dtype=torch.long)] = torch.arange(len(order))
+    device = columns.device
+    before = torch.tensor([0, *(its.score.shape[1] for its in found)], device=device).cumsum(0)[:-1]
+    place = torch.empty(len(order), dtype=torch.long, device=device)
+    place[torch.tensor(order, dtype=torch.long, device=device)] = torch.arange(len(order), device=device)
 
     def of(name: str) -> torch.Tensor:
         each = torch.stack([getattr(its, name) for its in found])
@@ -54,25 +57,43 @@ def together(found: Sequence[AtTokens], order: Sequence[int]) -> AtTokens:
 def at_tokens(codes: Codes, units: Sequence[Neurons]) -> AtTokens:
     """In the order of the codes. For texts and not for corpora: there, `dominance` is quicker."""
     codes, units = prepared(codes, units)
+
+    def between(chunk: Chunk, unit: Neurons) -> Float[torch.Tensor, "token slot slot"]:
+        found = _between(chunk, unit)
+        found.diagonal(dim1=1, dim2=2).zero_()  # what a dominant feature does in its own neurons
+        return found
+
+    return strongest_in(codes, units, most_neurons(units), between)
+
+
+def strongest_in(
+    codes: Codes,
+    units: Sequence[AnyUnit],
+    width: int,
+    between: Callable[[Chunk, AnyUnit], Float[torch.Tensor, "token slot slot"]],
+) -> AtTokens:
+    """Of what i does to j in each unit, with 0 on the diagonal: the sums, and the first of the largest.
+
+    `width`: how many numbers `between` holds for each feature of a token.
+    """
     n_tokens, device = codes.pattern.n_rows, codes.values.device
     score = torch.zeros(n_tokens, len(units), dtype=torch.float64, device=device)
     pair_score = torch.zeros(n_tokens, dtype=torch.float64, device=device)
     i, j, unit = (torch.full((n_tokens,), -1, device=device) for _ in range(3))
-    for chunk in chunks(codes, most_neurons(units)):
+    for chunk in chunks(codes, width) if units else ():
         slots = chunk.features.shape[1]
-        each = torch.stack([_between(chunk, its) for its in units], dim=3).double()
-        each.diagonal(dim1=1, dim2=2).zero_()  # what a dominant feature does in its own neurons
+        each = torch.stack([between(chunk, its) for its in units], dim=3).double()
         score[chunk.tokens] = each.sum((1, 2))
         flat = each.flatten(1)  # slots × slots × units, so that the first of equal ones is the lowest i, then j
         most = flat.amax(1)
         last = torch.arange(flat.shape[1], 0, -1, device=device)
         first = flat.shape[1] - ((flat == most[:, None]) * last).amax(1)
-        there = chunk.tokens[most > 0]
         pair_score[chunk.tokens] = most
-        where, rows = first[most > 0], chunk.features[most > 0]
-        i[there] = rows.gather(1, (where // (slots * len(units)))[:, None])[:, 0]
-        j[there] = rows.gather(1, (where // len(units) % slots)[:, None])[:, 0]
-        unit[there] = where % len(units)
+        there = most > 0
+        tokens, where, features = chunk.tokens[there], first[there], chunk.features[there]
+        i[tokens] = features.gather(1, (where // (slots * len(units)))[:, None])[:, 0]
+        j[tokens] = features.gather(1, (where // len(units) % slots)[:, None])[:, 0]
+        unit[tokens] = where % len(units)
     return AtTokens(score, pair_score, i, j, unit)
 
 

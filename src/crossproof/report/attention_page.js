@@ -70,7 +70,13 @@ function drawTerms() {
   const customdata = rows.map((i) => columns.map((j) => [name(i), name(j)]));
   const hovertemplate = "query: %{customdata[0]}<br>key: %{customdata[1]}<br>term %{z:.4f}<extra></extra>";
   const label = (feature) => (feature === null ? "background" : String(feature));
-  const ticks = (features) => ({ tickmode: "array", tickvals: features.map((_, n) => n), ticktext: features.map(label) });
+  const plot = document.getElementById("terms");
+  plot.style.height = `${Math.max(640, LABEL * rows.length + 130)}px`; // every row has room for its label
+  const ticks = (features, room) => {
+    const step = Math.ceil(features.length / room);
+    const shown = features.map((_, n) => n).filter((n) => n % step === 0);
+    return { tickmode: "array", tickvals: shown, ticktext: shown.map((n) => label(features[n])) };
+  };
   const line = (at) => ({ type: "line", line: { color: colour("ink"), width: 1 }, ...at });
   const marks = [
     line({ x0: 0.5, x1: 0.5, y0: -0.5, y1: rows.length - 0.5 }),
@@ -79,7 +85,7 @@ function drawTerms() {
   const query = `features of the query, ${plain(short(data.words[data.query]))}`;
   const key = `features of the key, ${plain(short(data.words[data.key]))}`;
   draw("terms", { z, customdata, hovertemplate, xgap: 1, ygap: 1, ...diverging(most) },
-    { ...ticks(columns), title: key, tickangle: -90 }, { ...ticks(rows), title: query }, marks);
+    { ...ticks(columns, Math.max(4, Math.floor((0.75 * plot.clientWidth) / LABEL))), title: key, tickangle: -90 }, { ...ticks(rows, rows.length), title: query }, marks);
 }
 
 function drawAll() {

@@ -12,7 +12,7 @@ from crossproof import runs
 from crossproof.errors import BadFile
 from crossproof.files import read_safetensors, write_text
 from crossproof.records import ATTENTION_ARRAYS, AttentionRecord
-from crossproof.report.attention_words import headline, listed, named, pair_rows, part_rows, shown
+from crossproof.report.attention_words import headline, listed, named, pair_rows, part_rows, remarks, shown
 from crossproof.report.page import page, rounded, table
 
 PAGE = "attention.html"
@@ -76,11 +76,12 @@ def _top(found: AttentionRecord) -> str:
         f"{escape(shown(word))}</button>"
         for n, (word, described) in enumerate(zip(found.words, found.described, strict=True))
     )
-    free = f" {listed(found.chosen).capitalize()}: where interaction is largest." if found.chosen else ""
+    free = f" {_capital(listed(found.chosen))}: where interaction is largest." if found.chosen else ""
     return (
-        f"<h1>{escape(headline(found).capitalize())}</h1>"
+        f"<h1>{escape(_capital(headline(found)))}</h1>"
         f'<p class="tokens">{tokens}</p>'
-        f'<p class="note">Query <b class="query">{escape(named(found, found.query))}</b>, key '
+        + "".join(f'<p class="remark">{escape(_capital(remark))}.</p>' for remark in remarks(found))
+        + f'<p class="note">Query <b class="query">{escape(named(found, found.query))}</b>, key '
         f'<b class="key">{escape(named(found, found.key))}</b>.{escape(free)} Choose a word to see where it looks.</p>'
         '<dl class="facts">'
         + _fact("attention of query on key", f"{found.attention:.1%}", f"{found.model_attention:.1%} in the model")
@@ -92,6 +93,11 @@ def _top(found: AttentionRecord) -> str:
         )
         + "</dl>"
     )
+
+
+def _capital(text: str) -> str:
+    """With a capital letter first, and names as they are."""
+    return text[:1].upper() + text[1:]
 
 
 def _fact(name: str, value: str, beside: str) -> str:

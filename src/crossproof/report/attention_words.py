@@ -29,11 +29,24 @@ def listed(names: Sequence[str]) -> str:
     return f"{', '.join(before)} and {last}" if before else last
 
 
+def remarks(found: AttentionRecord) -> list[str]:
+    """How what was read is not the text as it was given."""
+    remarks, read, unknown = [], f"{found.tokens_read:,}", f"{found.tokens_unknown:,}"
+    if found.tokens_read < found.tokens:
+        remarks.append(f"the first {read} of {found.tokens:,} tokens are read: the text is longer than the context")
+    if found.tokens_unknown == found.tokens_read:
+        remarks.append(f"the tokenizer of {found.subject} knows no word of this text: it reads “unknown” alone")
+    elif found.tokens_unknown:
+        remarks.append(f"{unknown} of {read} tokens are “unknown”: words that the tokenizer does not have")
+    return remarks
+
+
 def summary(found: AttentionRecord) -> str:
     free = f"; {listed(found.chosen)} chosen where interaction is largest" if found.chosen else ""
     return (
         f"{headline(found)} on “{found.text if len(found.text) <= TEXT else found.text[:TEXT] + '…'}”\n"
-        f"query {named(found, found.query)} · key {named(found, found.key)}{free}\n"
+        + "".join(f"{remark}\n" for remark in remarks(found))
+        + f"query {named(found, found.query)} · key {named(found, found.key)}{free}\n"
         f"its attention {found.attention:.1%}, in the model {found.model_attention:.1%} · score {found.score:.3f} from "
         f"{len(found.query_features)} × {len(found.key_features)} features\n"
         f"the decoded pattern differs from the model's own by {found.unfaithfulness:.1%} (total variation, mean over "

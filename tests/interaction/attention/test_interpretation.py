@@ -252,6 +252,11 @@ def test_a_text_without_features_has_no_residual() -> None:
     assert bool(found.share.isnan().all())
 
 
+def test_a_text_of_no_positions_is_refused() -> None:
+    with pytest.raises(CrossproofError, match="no positions"):
+        dominant_pairs(make_passage(positions=0, given=(), empty=()), 0, make_heads(make_attention()))
+
+
 def test_an_interpretation_that_keeps_nothing_is_refused() -> None:
     with pytest.raises(CrossproofError, match="at least 1, not 0"):
         dominant_pairs(make_passage(), 0, make_heads(make_attention()), 0)

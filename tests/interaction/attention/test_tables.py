@@ -2,77 +2,33 @@
 
 from __future__ import annotations
 
-import cmath
 import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from crossproof.errors import CrossproofError, MismatchError, NonFinite
 from crossproof.interaction.attention import tables as module
 from crossproof.interaction.attention.heads import Heads, heads_of
-from crossproof.interaction.attention.tables import At, CrossPosition, QueryKey, query_key
+from crossproof.interaction.attention.tables import At, QueryKey, query_key
 from crossproof.units import Attention
-from tests.interaction.attention.toys import LAYOUTS, attentions, make_attention, make_heads
-
-FEATURES = 4
-SIZES = st.sampled_from([1e-8, 1.0, 1e8])
-WEIGHTS = st.lists(st.integers(0, 3), min_size=FEATURES, max_size=FEATURES).filter(any)
-ATS = st.one_of(
-    st.integers(-3, 2000),
-    st.lists(st.floats(0, 2), min_size=1, max_size=5).filter(any).map(lambda w: torch.tensor(w, dtype=torch.float64)),
+from tests.interaction.attention.table_toys import (
+    ATS,
+    FEATURES,
+    LAYERS,
+    SIZES,
+    WEIGHTS,
+    averaged,
+    by_hand,
+    centred_by_hand,
+    close,
+    cosines,
+    shares,
+    size_of,
 )
-layers = st.builds(make_heads, attentions(), st.integers(0, 10**6), st.just(FEATURES))
-
-
-def close(found: Tensor, expected: Tensor, size: float | None = None, tolerance: float = 1e-10) -> None:
-    largest = float(expected.abs().max()) if expected.numel() and size is None else size or 0.0
-    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * largest)
-
-
-def by_hand(heads: Heads, head: int, distance: float) -> Tensor:
-    """One head's table: every pair of coordinates of every query turned by an exact angle."""
-    unit, rotary = heads.attention, heads.attention.rotary
-    q = (heads.directions @ unit.W_Q[head] * unit.scale).clone()
-    k = heads.directions @ unit.W_K[head // (len(unit.W_Q) // len(unit.W_K))]
-    if rotary is not None:
-        half = rotary.dim // 2
-        for m, frequency in enumerate(rotary.inverse_frequencies.tolist()):
-            a, b = (2 * m, 2 * m + 1) if rotary.adjacent else (m, m + half)
-            for i in range(len(q)):
-                turned = complex(q[i, a], q[i, b]) * cmath.exp(1j * frequency * distance)
-                q[i, a], q[i, b] = turned.real, turned.imag
-    return q @ k.T
-
-
-def averaged(heads: Heads, head: int, at: At) -> Tensor:
-    if isinstance(at, int):
-        return by_hand(heads, head, at)
-    return sum(w * by_hand(heads, head, d) for d, w in enumerate((at / at.sum()).tolist()))  # type: ignore[return-value]
-
-
-def centred_by_hand(B: Tensor, p: Tensor) -> Tensor:
-    out = torch.empty_like(B)
-    for i in range(len(B)):
-        for j in range(len(B)):
-            column = sum(p[a] * B[a, j] for a in range(len(B)))
-            row = sum(p[b] * B[i, b] for b in range(len(B)))
-            both = sum(p[a] * p[b] * B[a, b] for a in range(len(B)) for b in range(len(B)))
-            out[i, j] = B[i, j] - column - row + both
-    return out
-
-
-def size_of(found: QueryKey, head: int) -> float:
-    return float(found.queries[head].norm(dim=1).max() * found.keys[head].norm(dim=1).max())
-
-
-def shares(weights: list[int]) -> Tensor:
-    p = torch.tensor(weights, dtype=torch.float64)
-    return p / p.sum()
-
+from tests.interaction.attention.toys import LAYOUTS, attentions, make_attention, make_heads
 
 # -- tables ------------------------------------------------------------------------------------------------------------
 
@@ -98,7 +54,7 @@ def test_the_table_is_the_models_own_score_of_one_feature_on_one_feature(
 
 
 @settings(deadline=None, max_examples=50)
-@given(layers, ATS, SIZES)
+@given(LAYERS, ATS, SIZES)
 def test_tables_at_a_distance_or_over_distances_are_those_of_turned_queries(heads: Heads, at: At, size: float) -> None:
     heads = heads_of(heads.attention, heads.directions * size, heads.bias)
     found = query_key(heads)
@@ -107,7 +63,7 @@ def test_tables_at_a_distance_or_over_distances_are_those_of_turned_queries(head
 
 
 @settings(deadline=None, max_examples=40)
-@given(layers, st.data())
+@given(LAYERS, st.data())
 def test_waves_give_pairs_at_any_distances_and_on_average(heads: Heads, data: st.DataObject) -> None:
     index = st.lists(st.integers(0, FEATURES - 1), min_size=3, max_size=3).map(torch.tensor)
     i, j = data.draw(index), data.draw(index)
@@ -174,7 +130,7 @@ def test_typical_strengths_make_every_number_invariant_to_the_scale_of_features(
 
 
 @settings(deadline=None, max_examples=40)
-@given(layers, ATS, WEIGHTS, SIZES)
+@given(LAYERS, ATS, WEIGHTS, SIZES)
 def test_cross_position_interaction_is_the_doubly_centred_table(
     heads: Heads, at: At, weights: list[int], size: float
 ) -> None:
@@ -194,7 +150,7 @@ def test_cross_position_interaction_is_the_doubly_centred_table(
 
 
 @settings(deadline=None, max_examples=40)
-@given(layers, WEIGHTS, SIZES)
+@given(LAYERS, WEIGHTS, SIZES)
 def test_functions_of_one_feature_alone_are_no_cross_position_interaction(
     heads: Heads, weights: list[int], size: float
 ) -> None:
@@ -230,113 +186,6 @@ def test_keys_may_have_weights_of_their_own() -> None:
     B = found.table(0)
     expected = B - (p @ B)[None] - (B @ r)[:, None] + p @ B @ r
     close(found.centred(torch.tensor([1, 2, 3]), torch.tensor([3, 0, 1])).table(0), expected)
-
-
-# -- cross-feature interaction -----------------------------------------------------------------------------------------
-
-
-def cosines(found: CrossPosition, head: int, side: str, at: At) -> Tensor:
-    """From whole tables, distance by distance."""
-    w = {at: 1.0} if isinstance(at, int) else dict(enumerate((at / at.sum()).tolist()))
-    rows = []
-    for distance, share in w.items():
-        table = found.table(head, distance)
-        p, its = (found.key_weights, table) if side == "query" else (found.query_weights, table.T)
-        rows.append(its * (share * p).sqrt())
-    side_by_side = torch.cat(rows, dim=1)
-    out = torch.zeros(*[len(side_by_side)] * 2, dtype=torch.float64)
-    for i, a in enumerate(side_by_side):
-        for j, b in enumerate(side_by_side):
-            length = float(a.norm() * b.norm())
-            out[i, j] = float(a @ b) / length if length > 1e-12 * size_of(found, head) ** 2 else 0.0
-    return out
-
-
-@settings(deadline=None, max_examples=40)
-@given(layers, ATS, st.lists(st.integers(1, 3), min_size=FEATURES, max_size=FEATURES), SIZES)
-def test_cross_feature_interaction_is_the_cosine_of_weighted_rows_and_columns(
-    heads: Heads, at: At, weights: list[int], size: float
-) -> None:
-    heads = heads_of(heads.attention, heads.directions * size, heads.bias)
-    found = query_key(heads).centred(torch.tensor(weights))
-    i, j = torch.tensor([0, 3, 2]), torch.tensor([1, 3, 0])
-    for head in range(heads.n_heads):
-        for side in ("query", "key"):
-            expected = cosines(found, head, side, at)
-            close(found.alike(head, side, at), expected, 1.0, 1e-8)
-            close(found.alike_of_pairs(head, i, j, side, at), expected[i, j], 1.0, 1e-8)
-
-
-def test_cosines_agree_with_the_dense_formula_to_ten_digits_where_rows_are_not_small() -> None:
-    found = query_key(make_heads(make_attention(rotary="halves", rotary_dim=2), features=12)).centred(torch.arange(12))
-    for side in ("query", "key"):
-        for at in (3, torch.tensor([0.0, 1.0, 3.0])):
-            close(found.alike(1, side, at), cosines(found, 1, side, at))
-
-
-def test_over_distances_features_are_alike_where_they_are_so_at_each() -> None:
-    found = query_key(make_heads(make_attention(rotary="halves"), features=12)).centred(torch.ones(12))
-    over, first = found.alike(0, "query", torch.tensor([1.0, 1.0])), found.alike(0, "query", torch.tensor([1.0]))
-    close(first, found.alike(0, "query", 0))
-    assert float((over - first).abs().max()) > 1e-3
-
-
-def test_queries_and_keys_may_be_features_of_different_dictionaries() -> None:
-    queries, keys = torch.randn(1, 3, 4).double(), torch.randn(1, 7, 4).double()
-    both = QueryKey("", queries, keys, torch.tensor([0.3], dtype=torch.float64))
-    found = both.centred(torch.tensor([1, 2, 3]), torch.tensor([3, 0, 1, 1, 5, 2, 1]))
-    for side, n in (("query", 3), ("key", 7)):
-        assert found.alike(0, side, 2).shape == (n, n)
-        close(found.alike(0, side, 2), cosines(found, 0, side, 2))
-
-
-@pytest.mark.parametrize("size", [1e-8, 1.0, 1e8])
-def test_features_that_all_do_the_same_are_like_none(size: float) -> None:
-    heads = make_heads(make_attention(), features=9)
-    same = heads_of(heads.attention, heads.directions[:1].expand(9, -1) * size)
-    left = 0.0
-    for seed in range(5):
-        found = query_key(same).centred(torch.rand(9, generator=torch.Generator().manual_seed(seed)))
-        left += float(found.queries.abs().max())
-        assert not bool(found.alike(0, "query").any())
-        assert not bool(found.alike(0, "key").any())
-    assert left > 0  # what there is left is rounding
-
-
-@pytest.mark.parametrize("size", [1e-8, 1.0, 1e8])
-def test_queries_that_all_are_the_same_are_like_none_whatever_the_keys(size: float) -> None:
-    queries, keys = size * torch.randn(1, 1, 4).double().expand(1, 9, 4), torch.randn(1, 9, 4).double()
-    for seed in range(5):
-        weights = torch.rand(9, generator=torch.Generator().manual_seed(seed))
-        found = QueryKey("", queries, keys, torch.zeros(0).double()).centred(weights)
-        assert not bool(found.alike(0, "query").any())
-
-
-def test_small_differences_between_features_count() -> None:
-    heads = make_heads(make_attention(), features=9)
-    near = heads_of(heads.attention, heads.directions[:1] + 1e-5 * heads.directions)
-    found = query_key(near).centred(torch.ones(9))
-    close(found.alike(0, "query").diagonal(), torch.ones(9).double())
-    close(found.alike(0, "query"), cosines(query_key(heads).centred(torch.ones(9)), 0, "query", 0), 1.0, 1e-3)
-
-
-@settings(deadline=None, max_examples=30)
-@given(layers, ATS, WEIGHTS)
-def test_lengths_are_those_of_rows_and_columns_and_after_centring_standard_deviations(
-    heads: Heads, at: At, weights: list[int]
-) -> None:
-    found, p = query_key(heads), shares(weights)
-    over = {at: 1.0} if isinstance(at, int) else dict(enumerate((at / at.sum()).tolist()))
-    for head in range(heads.n_heads):
-        squares, spread = torch.zeros(2, FEATURES).double(), torch.zeros(2, FEATURES).double()
-        for distance, share in over.items():
-            B = by_hand(heads, head, distance)
-            centred = centred_by_hand(B, p)
-            squares += share * torch.stack([B.square().sum(1), B.square().sum(0)])
-            spread += share * torch.stack([centred.square() @ p, p @ centred.square()])
-        for n, side in enumerate(("query", "key")):
-            close(found.lengths(head, side, at), squares[n].sqrt(), size_of(found, head))
-            close(found.centred(torch.tensor(weights)).lengths(head, side, at), spread[n].sqrt(), size_of(found, head))
 
 
 # -- the strongest pairs -----------------------------------------------------------------------------------------------

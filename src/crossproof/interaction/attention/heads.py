@@ -20,8 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from crossproof.codes import Codes, decode
-from crossproof.errors import MismatchError, NonFinite
-from crossproof.interaction.contributions import check_codes
+from crossproof.interaction.contributions import check_codes, check_dictionary
 from crossproof.units import Attention
 
 
@@ -91,7 +90,7 @@ class Heads:
         """What this layer reads: the reconstruction, or what is given; `layer` is its place in `passage.inputs`."""
         check_codes(passage.codes, self.n_features)
         codes = Codes(passage.codes.pattern, passage.codes.values.to(self.directions))
-        x = decode(codes, self.directions, self.bias.contiguous())
+        x = decode(codes, self.directions, self.bias)
         return x.index_copy(0, passage.given, passage.inputs[layer].to(x)) if len(passage.given) else x
 
     def rotated(self, vectors: Float[Tensor, "*head pos d_head"]) -> Float[Tensor, "*head pos d_head"]:
@@ -113,16 +112,8 @@ def heads_of(
 
     Directions, [feature, d_model], and bias, [d_model], are in raw units: the input is `bias + Σ_i f_i directions[i]`.
     """
-    d_model = attention.W_Q.shape[1]
-    if directions.dim() != 2 or directions.shape[1] != d_model:
-        raise MismatchError(
-            f"directions: expected [feature, d_model] with d_model {d_model}, the second axis of "
-            f"{name or 'the attention'}'s W_Q, not the shape {tuple(directions.shape)}"
-        )
-    bias = directions.new_zeros(d_model) if bias is None else bias
-    if bias.shape != (d_model,):
-        raise MismatchError(f"bias: expected the shape ({d_model},), not {tuple(bias.shape)}")
-    for what, given in (("directions", directions), ("bias", bias)):
-        if not bool(torch.isfinite(given.detach()).all()):
-            raise NonFinite(f"{what}: some numbers are not finite")
-    return Heads(name or attention.output_site, attention, directions, bias)
+    weights = attention.W_Q[0, :, 0]
+    check_dictionary(directions, bias, weights, f"the second axis of {name or 'the attention'}'s W_Q")
+    bias = directions.new_zeros(len(weights)) if bias is None else bias
+    # one site's of a crosscoder are a strided view, which every product with a sparse matrix would copy
+    return Heads(name or attention.output_site, attention, directions.contiguous(), bias.contiguous())

@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
-from crossproof.errors import CrossproofError
+from crossproof.errors import CrossproofError, MismatchError
 from crossproof.interaction.attention.heads import Heads, Passage
 from crossproof.interaction.attention.output import HELD, Reading, read
 from crossproof.progress import progress
@@ -68,6 +68,8 @@ def dominant_pairs(passage: Passage, layer_index: int, heads: Heads, q: int = 1,
     """
     if q < 1:
         raise CrossproofError(f"q: how many feature pairs a query and a key keep, at least 1, not {q}")
+    if passage.positions == 0:
+        raise MismatchError("passage: a text of no positions, in which there is nothing to interpret; leave it out")
     text = read(passage, layer_index, heads)
     positive, negative, kept, mass = (torch.zeros_like(text.pattern) for _ in range(4))
     with progress("dominant feature pairs", len(positive), "heads") as bar:

@@ -83,7 +83,7 @@ def query_key_pairs(passages: Iterable[Passage], layers: Sequence[Heads], total:
     Tables are of features² for each head, so that memory does not grow with the texts. Without rotary positions, sums
     over 2^15 positions are kept in the dtype of the directions; with them, over a text; beyond, in float64.
     """
-    _check_size(layers)
+    check_size(sum(heads.n_heads for heads in layers), max((heads.n_features for heads in layers), default=0))
     sums, queries = [TextSums(heads) for heads in layers], []
     straight = {n: heads for n, heads in enumerate(layers) if heads.attention.rotary is None}
     expected = total if total is not None else len(passages) if isinstance(passages, Sized) else 0
@@ -176,11 +176,13 @@ def _checked(passage: Passage, layers: Sequence[Heads]) -> Passage:
     return Passage(Codes(codes.pattern, codes.values.to(layers[0].directions)), passage.given, passage.inputs)
 
 
-def _check_size(layers: Sequence[Heads]) -> None:
-    needed = sum(8 * heads.n_heads * heads.n_features**2 for heads in layers)
+def check_size(n_heads: int, n_features: int) -> None:
+    """Refuse tables of so many heads, of all layers together, that they would not fit."""
+    needed = 8 * n_heads * n_features**2
     if needed > MOST_BYTES:
         raise MismatchError(
-            f"query × key tables of {sum(heads.n_heads for heads in layers)} heads and {layers[0].n_features:,} "
-            f"features squared need {needed / 2**30:.1f} GB in float64, and as much again while they are measured; the "
-            f"most is {MOST_BYTES / 2**30:.1f} GB. Measure fewer `layers` at a time, or raise {__name__}.MOST_BYTES"
+            f"query × key tables of {n_heads} heads and {n_features:,} features squared need {needed / 2**30:.1f} GB "
+            f"in float64, and as much again while they are measured; the most is {MOST_BYTES / 2**30:.1f} GB. Leave "
+            'attention out of crossproof.interactions (include=("norm",), or --include norm on the command line), take '
+            f"a smaller dictionary, give query_key_pairs fewer `layers` at a time, or raise {__name__}.MOST_BYTES"
         )

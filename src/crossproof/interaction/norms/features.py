@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crossproof.errors import MismatchError, NonFinite
+from crossproof.interaction.contributions import check_dictionary
 from crossproof.interaction.norms.reach import Listener, heard_at_once
 from crossproof.units import Norm
 
@@ -72,18 +72,8 @@ def norm_features(
 
     Without `heard`, reach is measured in the norm's own output: ‖gain ∘ c_i‖₂. `reach.py` has other listeners.
     """
-    d_model = len(norm.gain)
-    if directions.dim() != 2 or directions.shape[1] != d_model:
-        raise MismatchError(
-            f"directions: expected [feature, d_model] with d_model {d_model}, the length of {name or 'the norm'}'s "
-            f"gain, not the shape {tuple(directions.shape)}"
-        )
-    bias = directions.new_zeros(d_model) if bias is None else bias
-    if bias.shape != (d_model,):
-        raise MismatchError(f"bias: expected the shape ({d_model},) of the norm's gain, not {tuple(bias.shape)}")
-    for what, given in (("directions", directions), ("bias", bias)):
-        if not bool(torch.isfinite(given).all()):
-            raise NonFinite(f"{what}: some numbers are not finite")
+    check_dictionary(directions, bias, norm.gain, f"the length of {name or 'the norm'}'s gain")
+    bias = directions.new_zeros(len(norm.gain)) if bias is None else bias
     with_background = torch.cat([directions, bias[None]])
     if norm.kind == "layer":
         with_background = with_background - with_background.mean(1, keepdim=True)

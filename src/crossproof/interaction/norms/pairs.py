@@ -21,7 +21,7 @@ from crossproof.interaction.coactive import CoActive, PairSums, Summing
 from crossproof.interaction.contributions import Chunk, chunks
 from crossproof.interaction.norms.features import NormFeatures
 from crossproof.interaction.norms.scale import check, scale_at
-from crossproof.interaction.tokens import AtTokens
+from crossproof.interaction.tokens import AtTokens, strongest_in
 from crossproof.progress import progress
 
 
@@ -70,27 +70,7 @@ def norm_tokens(codes: Codes, norms: Sequence[NormFeatures]) -> AtTokens:
     """
     for norm in norms:
         check(codes, norm)
-    n_tokens, device = codes.pattern.n_rows, codes.values.device
-    score = torch.zeros(n_tokens, len(norms), dtype=torch.float64, device=device)
-    pair_score = torch.zeros(n_tokens, dtype=torch.float64, device=device)
-    i, j, unit = (torch.full((n_tokens,), -1, device=device) for _ in range(3))
-    for chunk in chunks(codes, _widest(norms)):
-        if not norms:
-            break
-        slots = chunk.features.shape[1]
-        each = torch.stack([_at(chunk, norm)[0] for norm in norms], dim=3).double()
-        score[chunk.tokens] = each.sum((1, 2))
-        flat = each.flatten(1)  # slots × slots × norms, so that the first of equal ones is the lowest i, then j
-        most = flat.amax(1)
-        last = torch.arange(flat.shape[1], 0, -1, device=device)
-        first = flat.shape[1] - ((flat == most[:, None]) * last).amax(1)
-        pair_score[chunk.tokens] = most
-        there = most > 0
-        tokens, where, features = chunk.tokens[there], first[there], chunk.features[there]
-        i[tokens] = features.gather(1, (where // (slots * len(norms)))[:, None])[:, 0]
-        j[tokens] = features.gather(1, (where // len(norms) % slots)[:, None])[:, 0]
-        unit[tokens] = where % len(norms)
-    return AtTokens(score, pair_score, i, j, unit)
+    return strongest_in(codes, norms, _widest(norms), lambda chunk, norm: _at(chunk, norm)[0])
 
 
 def _at(chunk: Chunk, norm: NormFeatures) -> tuple[Float[Tensor, "token slot slot"], Float[Tensor, "token slot"]]:
