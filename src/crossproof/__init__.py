@@ -16,8 +16,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from crossproof.binding.attention_view import attention_view as attention_view
     from crossproof.binding.interactions import interactions as interactions
     from crossproof.binding.interactions import token_interactions as token_interactions
+    from crossproof.binding.spans import span_interactions as span_interactions
     from crossproof.binding.train import train as train
     from crossproof.crosscoder.evaluate import evaluate as evaluate
     from crossproof.crosscoder.model import Crosscoder as Crosscoder
@@ -30,8 +32,10 @@ _WHERE = {
     "Crosscoder": "crossproof.crosscoder.model",
     "Interactions": "crossproof.interaction.result",
     "Subject": "crossproof.subject.subject",
+    "attention_view": "crossproof.binding.attention_view",
     "evaluate": "crossproof.crosscoder.evaluate",
     "interactions": "crossproof.binding.interactions",
+    "span_interactions": "crossproof.binding.spans",
     "token_interactions": "crossproof.binding.interactions",
     "train": "crossproof.binding.train",
 }
@@ -40,8 +44,10 @@ __all__ = [
     "Interactions",
     "Subject",
     "__version__",
+    "attention_view",
     "evaluate",
     "interactions",
+    "span_interactions",
     "token_interactions",
     "train",
 ]

@@ -17,7 +17,7 @@ from crossproof.binding.account import _together
 from crossproof.binding.encoding import encode
 from crossproof.codes import Codes
 from crossproof.crosscoder.model import Crosscoder
-from crossproof.errors import BadFile, CrossproofError
+from crossproof.errors import BadFile, CrossproofError, MismatchError
 from crossproof.interaction.coactive import CoActive
 from crossproof.interaction.norms.features import norm_features
 from crossproof.interaction.norms.pairs import norm_pairs
@@ -249,18 +249,38 @@ def test_standard_errors_are_over_texts() -> None:
     assert k == int(tokens.keep.any(1).sum())
 
 
-def test_without_anything_included_there_is_no_account_and_an_unknown_kind_is_refused() -> None:
+def test_the_account_has_the_kinds_that_were_asked_for_or_those_that_are_there() -> None:
     subject, tokens = tiny.subject("gpt2"), tiny.some_tokens("gpt2")
-    coder = coders.on(subject)
-    assert xp.interactions(subject, coder, tokens, ["directed"], include=()).account is None
-    with pytest.raises(CrossproofError, match="'attn'; there are attention, norm"):
-        xp.interactions(subject, coder, tokens, include=["attn"])
-    found = xp.interactions(subject, coder, tokens, ["directed"])  # MLP inputs alone: neither heads nor norms
-    assert found.account is not None
-    assert set(found.account.units.kind) == {"mlp"}
-    for i, j in ((-1, 0), (0, 20)):
-        with pytest.raises(CrossproofError, match="features 0 to 19"):
-            found.account.pair(i, j)
+    everywhere, mlps = coders.on(subject, *EVERYWHERE), coders.on(subject)
+    for coder, include, expected in (
+        (everywhere, None, {"mlp", "attention", "norm"}),
+        (everywhere, (), {"mlp"}),
+        (everywhere, "mlp", {"mlp"}),
+        (everywhere, ["attention"], {"mlp", "attention"}),
+        (everywhere, ["norm"], {"mlp", "norm"}),
+        (mlps, None, {"mlp"}),  # MLP inputs alone: neither heads nor norms
+    ):
+        account = xp.interactions(subject, coder, tokens, ["directed"], include=include).account
+        assert account is not None
+        assert set(account.units.kind) == expected
+        assert expected == {"mlp", "attention", "norm"} & set(account.pairs(3))
+        assert str(len(account.kinds)) in repr(account)
+        assert "<table" in account._repr_html_()
+        assert len(repr(account)) < 5000
+        for i, j in ((-1, 0), (0, 20)):
+            with pytest.raises(CrossproofError, match="features 0 to 19"):
+                account.pair(i, j)
+
+
+def test_a_kind_that_does_not_exist_or_whose_inputs_are_no_sites_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject, tokens = tiny.subject("gpt2"), tiny.some_tokens("gpt2")
+    monkeypatch.setattr(subject, "run", lambda *_: pytest.fail("the model ran"))
+    with pytest.raises(CrossproofError, match="'attn'; there are mlp, attention, norm"):
+        xp.interactions(subject, coders.on(subject), tokens, include=["attn"])
+    with pytest.raises(MismatchError, match=r"kind attention \(blocks\.0\.ln1\.hook_normalized"):
+        xp.interactions(subject, coders.on(subject), tokens, include=["attention"])
+    with pytest.raises(MismatchError, match=r"kind norm \(blocks\.0\.hook_resid_pre"):
+        xp.interactions(subject, coders.on(subject), tokens, include=["norm"])
 
 
 def test_an_account_survives_its_files_and_is_refused_when_they_were_changed(tmp_path: Path) -> None:

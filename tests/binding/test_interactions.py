@@ -103,7 +103,7 @@ def test_tables_of_heads_that_would_not_fit_are_refused_before_the_model_runs(mo
         patch.setattr(subject, "run", lambda *_: pytest.fail("the model ran"))
         with pytest.raises(MismatchError, match=r"of 12 heads.*include=\(\"norm\",\)"):
             xp.interactions(subject, coder, tokens, ["directed"])
-    without = xp.interactions(subject, coder, tokens, ["directed"], include=("norm",)).account
+    without = xp.interactions(subject, coder, tokens, ["directed"], include=()).account
     assert without is not None
     assert not without.across_tokens
     monkeypatch.setattr(pairs, "MOST_BYTES", 8 * 4 * 3 * 20**2)

@@ -16,7 +16,7 @@ from crossproof.binding.bound_units import bound_attention
 from crossproof.binding.encoding import Encoded, encode
 from crossproof.codes import Codes
 from crossproof.crosscoder.model import Crosscoder
-from crossproof.errors import CrossproofError
+from crossproof.errors import CrossproofError, MismatchError
 from crossproof.interaction import frames
 from crossproof.interaction.attention.pairs import at_positions, check_size
 from crossproof.interaction.coactive import CoActive
@@ -28,6 +28,7 @@ from crossproof.interaction.weights import hadamard_of_pairs, typical_strengths
 from crossproof.records import KINDS, Kind
 from crossproof.subject.subject import Subject
 from crossproof.subject.tokens import Tokens
+from crossproof.units import Attention, Norm
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,40 +39,52 @@ def interactions(
     coder: Crosscoder,
     tokens: Tokens,
     metrics: Sequence[str] | None = None,
-    include: Sequence[Kind | str] = ("attention", "norm"),
+    include: Sequence[Kind | str] | None = None,
 ) -> Interactions:
     """How the features interact on these tokens, in every unit whose input the crosscoder reconstructs.
 
-    `metrics`: of METRICS, of pairs in MLPs; by default all that these MLPs have, and hadamard. `include`: which units
-    stand in the account beside the MLPs; without any, there is no account. Attention layers hold a table of features ×
-    features for every head, and take most of the time in models with rotary positions. The codes of all tokens are
-    held: 12 bytes for each active feature of a token, twice that while they are put together.
+    `metrics`: of METRICS, of pairs in MLPs; by default all that these MLPs have, and hadamard. `include`: which kinds
+    of units stand in the account beside the MLPs, `attention` and `norm`; by default those whose inputs are there.
+    Attention layers hold a table of features × features for every head, and take most of the time in models with rotary
+    positions. The codes of all tokens are held: 12 bytes for each active feature of a token, twice that while they are
+    put together.
     """
     units = neurons_of(subject, coder)
     chosen = choose_metrics(units, metrics)
-    kinds = choose_kinds(include)
+    kinds = choose_kinds(subject, coder, include)
     if "attention" in kinds:  # before the model runs
         check_size(sum(len(its.unit.W_Q) for its in bound_attention(subject, coder)), coder.config.features)
     about = f"{coder.config.features:,} features at {len(coder.sites)} sites of {subject.name}"
     encoded = encode(subject, coder, tokens, attention_inputs(subject, coder, kinds))
     found = measure(encoded.codes, units, chosen, about)
     found.columns["hadamard"] = _hadamard(subject, coder, encoded.codes, found.coactive)
-    typical = None
-    if kinds:
-        measured = measured_units(subject, coder, encoded.codes, kinds, neurons=units)
-        found.account, typical = measure_account(subject, coder, encoded, found, measured), measured.typical
-    found.reader = partial(_read, subject, coder, kinds, typical)
+    measured = measured_units(subject, coder, encoded.codes, kinds, neurons=units)
+    found.account = measure_account(subject, coder, encoded, found, measured)
+    found.reader = partial(_read, subject, coder, kinds, measured.typical)
     return found
 
 
-def choose_kinds(include: Sequence[Kind | str]) -> tuple[Kind, ...]:
-    """The kinds of units to include beside the MLPs; one that does not exist is refused."""
-    others = tuple(kind for kind in KINDS if kind != "mlp")
-    include = [include] if isinstance(include, str) else include
-    for kind in include:
-        if kind not in others:
-            raise CrossproofError(f"include: no kind of unit {kind!r}; there are {', '.join(others)}, and MLPs always")
-    return tuple(kind for kind in others if kind in include)
+def choose_kinds(subject: Subject, coder: Crosscoder, include: Sequence[Kind | str] | None = None) -> tuple[Kind, ...]:
+    """The kinds of units to include beside the MLPs: those asked for, or those whose inputs are sites.
+
+    One that does not exist is refused, and one that is asked for where the crosscoder has none of its sites.
+    """
+    inputs = {
+        "attention": [unit.input_site for unit in subject.units if isinstance(unit, Attention)],
+        "norm": [unit.input_site for unit in subject.units if isinstance(unit, Norm)],
+    }
+    there = [kind for kind, sites in inputs.items() if any(site in coder.sites for site in sites)]
+    wanted = there if include is None else [include] if isinstance(include, str) else include
+    for kind in wanted:
+        if kind not in KINDS:
+            raise CrossproofError(f"include: no kind of unit {kind!r}; there are {', '.join(KINDS)}")
+        if kind != "mlp" and kind not in there:
+            needed = ", ".join(dict.fromkeys(inputs[kind])) or f"{subject.name} has none"
+            raise MismatchError(
+                f"include: this crosscoder has the sites {', '.join(coder.sites)}, and none is the input of a unit of "
+                f"kind {kind} ({needed}). Leave it out, or train a crosscoder that has these sites"
+            )
+    return tuple(kind for kind in KINDS if kind != "mlp" and kind in wanted)
 
 
 def _hadamard(subject: Subject, coder: Crosscoder, codes: Codes, pairs: CoActive) -> Float[Tensor, " pair"]:
@@ -86,14 +99,14 @@ def _hadamard(subject: Subject, coder: Crosscoder, codes: Codes, pairs: CoActive
 
 
 def token_interactions(
-    subject: Subject, coder: Crosscoder, text: str, include: Sequence[Kind | str] = ("attention", "norm")
+    subject: Subject, coder: Crosscoder, text: str, include: Sequence[Kind | str] | None = None
 ) -> pd.DataFrame:
     """Interaction at each token of a text: the score, by unit too, and the strongest pair. Computed in float64.
 
     In an attention layer the pair is a feature of this token, in the query, and one of a token before it, as a key.
     A gated MLP hears its norm as it usually does in this text; `Interactions.tokens`, as in what was measured there.
     """
-    return _read(subject, coder, choose_kinds(include), None, text)
+    return _read(subject, coder, choose_kinds(subject, coder, include), None, text)
 
 
 def _read(

@@ -28,8 +28,8 @@ class MeasureConfig(Strict):
     texts: Count = 100
     metrics: tuple[str, ...] = ()
     """None: all that the MLPs have."""
-    include: tuple[str, ...] = ("attention", "norm")
-    """Which units to account for beside the MLPs."""
+    include: tuple[str, ...] | None = None
+    """Which kinds of units to account for beside the MLPs. None: those whose inputs the crosscoder has."""
     data: Path | None = None
     device: str = "cpu"
 
@@ -42,7 +42,7 @@ def measure(config: MeasureConfig, out: Path | None = None) -> Summary:
     subject = Subject.load(config.subject, device=config.device)
     coder = Crosscoder.from_pretrained(config.coder, device=config.device)
     choose_metrics(neurons_of(subject, coder), config.metrics or None)  # before anything is written
-    choose_kinds(config.include)
+    choose_kinds(subject, coder, config.include)
     source = subject.source("validation", config.data)
     # a short file of texts has fewer than were asked for, and begins again after its last
     tokens = source.tokens(0, min(config.texts, source.texts_in_all or config.texts))

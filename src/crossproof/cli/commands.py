@@ -41,7 +41,7 @@ def interactions(
     coder: str,
     texts: int = 100,
     metrics: tuple[str, ...] = (),
-    include: tuple[str, ...] = ("attention", "norm"),
+    include: tuple[str, ...] | None = None,
     data: Path | None = None,
     out: Path | None = None,
     device: str = "cpu",
@@ -53,7 +53,8 @@ def interactions(
         coder: The crosscoder: its folder, the folder of the run that trained it, or a hub id.
         texts: Held-out texts to measure on.
         metrics: Of directed, mass, cross, ratio, chance and correlation, in MLPs. Default: all that these have.
-        include: Which units to account for beside the MLPs. Heads with rotary positions take most of the time.
+        include: Which units to account for beside the MLPs, of attention and norm, or none: heads with rotary positions
+            take most of the time. Default: those whose inputs the crosscoder has.
         data: Where they come from, a .txt or .jsonl file. Zoo models bring their own.
         out: The run folder to write tables and matrices to.
         device: cpu, cuda or cuda:N.

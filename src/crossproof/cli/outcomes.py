@@ -133,7 +133,7 @@ def interactions(found: Summary) -> Outcome:
     named: dict[str, list[dict[str, Any]]] = {
         "MLPs": units,
         "strongest pairs in MLPs (strength and score over the number of neurons)": pairs,
-        "account: how far interactions may move the residual stream, per token": account,
+        "account: what simple interpretations leave out, as lengths in the residual stream, per token": account,
         "strongest pairs in all units, in the account's measure": everywhere,
     }
     tables = [table(title, rows) for title, rows in named.items() if rows]
@@ -142,7 +142,11 @@ def interactions(found: Summary) -> Outcome:
 
 def span(found: SpanStudy) -> Outcome:
     share = text("{:.0%}", found.together_share)
-    between = f" ({found.together_share_low:.0%}–{found.together_share_high:.0%})" if found.together_share_low else ""
+    between = (
+        f" ({found.together_share_low:.0%}–{found.together_share_high:.0%})"
+        if found.together_share_low is not None
+        else ""
+    )
     summary = (
         f"{found.subject}: {found.input_site} → {found.output_site}\n"
         f"{found.tokens} tokens with {found.features:.1f} active features on average, {found.estimated} of them "

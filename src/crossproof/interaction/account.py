@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Account:
     """Of the units that were measured, in order of computation."""
 
@@ -64,6 +64,14 @@ class Account:
         shape = (len(self.tokens), len(self.kinds))
         if named != set(self.kinds) or tuple(self.by_text.shape) != shape or len(self.written) != len(self.kinds):
             raise MismatchError(f"account: the tables are of {sorted(named)}, the units {sorted(self.kinds)}")
+
+    def __repr__(self) -> str:
+        about = f"Account of {len(self.kinds)} units on {int(self.tokens.sum()):,} tokens of {len(self.tokens):,} texts"
+        return f"{about}\n{self.units.to_string(index=False)}\n.units .pairs(top) .pair(i, j) .heads(top)"
+
+    def _repr_html_(self) -> str:
+        found: str = self.units.to_html(index=False)
+        return found
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -142,6 +150,8 @@ class Account:
         of_kind = torch.tensor([KINDS.index(kind) for kind in self.kinds.values()])
         table = {"i": i.int().numpy(), "j": j.int().numpy(), "total": total.numpy()}
         for number, kind in enumerate(KINDS):
+            if kind not in self.kinds.values():
+                continue
             table[kind] = each[:, of_kind == number].sum(1).numpy()
         return pd.DataFrame(
             table

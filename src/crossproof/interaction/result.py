@@ -61,7 +61,7 @@ class Interactions:
     find_carriers: Callable[[Tensor, Tensor, Tensor], Carriers]
     """From i, j and unit of the first rows."""
     account: Account | None = None
-    """How far all units' interactions may move the residual stream, attention and norms among them, where measured."""
+    """All units in one measure, attention and norms among them; none where only neurons were given."""
     token_scores: Float64[Tensor, "token unit"] | None = None
     """What the pairs of each token have in each MLP: directed, and cross where it is gated; not kept in files."""
     measured_on: tuple[Codes, Sequence[Neurons]] | None = None

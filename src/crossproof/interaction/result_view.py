@@ -76,8 +76,8 @@ class EverywherePair(BaseModel):
     j: int
     total: float
     mlp: float
-    attention: float
-    norm: float
+    attention: float | None = None
+    norm: float | None = None
     unit: str
     unit_share: float
 
@@ -134,7 +134,7 @@ def text(found: Interactions) -> str:
         sums = ", ".join(
             f"{name} {three_digits(of_kind[kind])}" for kind, name in KIND_NAMES.items() if kind in of_kind
         )
-        lines.append(f"  may move the residual stream, per token, by: {sums}")
+        lines.append(f"  account, per token: {sums}")
     lines.append("  strongest pairs, by score = strength × frequency:")
     shown = list(found.ranked(IN_TEXT, look_at_neurons=False).itertuples())
     width = max((len(f"{pair.i} → {pair.j}") for pair in shown), default=0)
@@ -219,7 +219,7 @@ def _account(found: Interactions) -> str:
         for row in rows
     ]
     heads = ("unit", "kind", "per token", "± (standard error)", "it writes", "relative", "")
-    title = "how far each unit's interactions may move the residual stream"
+    title = "account: what simple interpretations leave out, as lengths in the residual stream"
     return f"<div>{title}</div>" + _table(heads, cells, [100 * row.per_token / largest for row in rows])
 
 
