@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from crossproof.binding.span import POSITIONS_AT_ONCE, Span, check_span, span_game
+from crossproof.binding.spans import span_interactions
 from crossproof.crosscoder.config import CrosscoderConfig, Site
 from crossproof.crosscoder.evaluate import check_fits
 from crossproof.crosscoder.model import Crosscoder
@@ -175,12 +176,17 @@ def test_an_unknown_output_that_is_near_nothing_names_what_comes_after_the_input
 def test_a_crosscoder_of_another_model_is_refused_as_everywhere() -> None:
     small = tiny.subject("gpt2")
     other = dictionary()
-    other.config = other.config.model_copy(update={"sites": (*other.config.sites[:2], Site(subject="b", hook="gone"))})
+    other.config = other.config.model_copy(
+        update={"sites": (*other.config.sites[:2], Site(subject="tiny", hook="gone"))}
+    )
     with pytest.raises(MismatchError) as everywhere:
         check_fits(small, other)
     for ends in ((SITES[0], LAST), ("nosuch", LAST), (SITES[0], "nosuch")):
         with pytest.raises(MismatchError) as raised:
             span_game(small, tiny.some_tokens("gpt2"), other, TEXT, POSITION, *ends)
+        assert str(raised.value) == str(everywhere.value)
+        with pytest.raises(MismatchError) as raised:
+            span_interactions(small, other, tiny.some_tokens("gpt2"), *ends)
         assert str(raised.value) == str(everywhere.value)
 
 

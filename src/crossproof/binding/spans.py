@@ -19,7 +19,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from crossproof.binding.encoding import encode
-from crossproof.binding.span import span_game
+from crossproof.binding.span import check_span, span_game
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
 from crossproof.interaction.shapley import ShapleyTaylor, exact, sampled
@@ -71,6 +71,7 @@ def span_interactions(
     """
     if sample < 1 or orders < 2:
         raise CrossproofError(f"sample {sample}, orders {orders}: give at least 1 token and 2 random orders")
+    check_span(subject, coder, input_site, output_site)
     encoded = encode(subject, coder, tokens)
     active = torch.bincount(
         encoded.codes.pattern.rows[encoded.codes.values > 0], minlength=encoded.codes.pattern.n_rows
