@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from crossproof import runs
 from crossproof.binding import measure_span as module
+from crossproof.binding import spans
 from crossproof.binding.measure_span import KIND, SHOWN, SpanConfig, SpanStudy, measure_span, summary
 from crossproof.binding.spans import SpanInteractions, span_interactions
 from crossproof.crosscoder.model import Crosscoder
@@ -58,13 +59,37 @@ def test_a_run_holds_what_was_measured(options: dict[str, Any], tmp_path: Path) 
     folder = tmp_path / "run"
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "span" / "pairs.parquet"), again.pairs)
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "span" / "tokens.parquet"), again.tokens)
-    assert {file.name for file in folder.iterdir()} == {"run.json", "results.json", "span"}
+    assert {file.name for file in folder.iterdir()} == {"run.json", "done.jsonl", "results.json", "span"}
     assert SpanStudy.model_validate(strictly((folder / "results.json").read_text())) == found
     run = runs.read(folder)
     assert (run.kind, run.finished) == (KIND, True)
     assert SpanConfig.model_validate(strictly((folder / "run.json").read_text())["config"]) == SpanConfig(
         out=folder, **options
     )
+
+
+def test_a_stopped_run_goes_on_after_its_last_token_and_finds_the_same(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = measure_span(SpanConfig(out=tmp_path / "whole", **options))
+    calls, real = [], spans.span_game
+
+    def stops(*arguments: Any, **named: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(spans, "span_game", stops)
+    config = SpanConfig(out=tmp_path / "stopped", **options)
+    with pytest.raises(KeyboardInterrupt):
+        measure_span(config)
+    assert not runs.read(config.out).finished
+    assert measure_span(config) == whole
+    assert len(calls) == 3 + 2  # two of four tokens were done
+    for name in ("pairs", "tokens"):
+        files = [tmp_path / run / "span" / f"{name}.parquet" for run in ("whole", "stopped")]
+        pd.testing.assert_frame_equal(*map(pd.read_parquet, files))
 
 
 def test_a_finished_run_is_read_and_an_unfinished_one_is_measured_again(

@@ -1,6 +1,6 @@
 """A run that measures interactions between two sites: its settings, its folder, its tables.
 
-run.json  results.json  span/{pairs,tokens}.parquet
+run.json  done.jsonl  results.json  span/{pairs,tokens}.parquet
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from crossproof import runs
+from crossproof.binding.span import check_span
 from crossproof.binding.spans import SpanInteractions, span_interactions
 from crossproof.crosscoder.config import Count, Strict
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.files import replace_folder
 from crossproof.subject.subject import Subject
 
-KIND = "span"
+KIND, DONE = "span", "done.jsonl"
 SHOWN = 20
 RESAMPLES = 1000
 
@@ -74,7 +75,7 @@ class SpanStudy(BaseModel):
 
 
 def measure_span(config: SpanConfig) -> SpanStudy:
-    """Measure, and write the run folder; a run that is finished is read."""
+    """Measure, and write the run folder; a stopped run goes on after its last token, a finished one is read."""
     clock = runs.Clock()
     earlier = runs.resumable(config.out, KIND, config, may_differ=("out",))
     if earlier is not None and earlier.finished:
@@ -82,11 +83,12 @@ def measure_span(config: SpanConfig) -> SpanStudy:
     subject, coder = Subject.load(config.subject), Crosscoder.from_pretrained(config.coder)
     source = subject.source("validation", config.data)
     tokens = source.tokens(0, min(config.texts, source.texts_in_all or config.texts))
+    check_span(subject, coder, config.input_site, config.output_site)  # before anything is written
+    record = runs.begin(config.out, KIND, config)
     found = span_interactions(
         subject, coder, tokens, config.input_site, config.output_site, config.tokens, config.orders,
-        config.keep_error, config.seed,
+        config.keep_error, config.seed, config.out / DONE,
     )  # fmt: skip
-    record = runs.begin(config.out, KIND, config)
     with replace_folder(config.out / "span") as new:
         found.pairs.to_parquet(new / "pairs.parquet")
         found.tokens.to_parquet(new / "tokens.parquet")

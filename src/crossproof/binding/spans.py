@@ -12,6 +12,7 @@ set against, and costs hundreds of forward passes a token.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +23,7 @@ from crossproof.binding.encoding import encode
 from crossproof.binding.span import check_span, span_game
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
+from crossproof.files import append_jsonl, read_jsonl
 from crossproof.interaction.shapley import ShapleyTaylor, exact, sampled
 from crossproof.progress import progress
 from crossproof.subject.subject import Subject
@@ -63,11 +65,13 @@ def span_interactions(
     orders: int = 16,
     keep_error: bool = False,
     seed: int = 0,
+    done: Path | None = None,
 ) -> SpanInteractions:
     """Of `sample` of these tokens, drawn evenly from those with two or more active features.
 
     A token with more than 10 active features is estimated from `orders` random orders. With `keep_error` the
-    crosscoder's error stands in every coalition.
+    crosscoder's error stands in every coalition. What a file `done` holds, a line for each token, is not measured
+    again, and what is measured is added to it.
     """
     if sample < 1 or orders < 2:
         raise CrossproofError(f"sample {sample}, orders {orders}: give at least 1 token and 2 random orders")
@@ -82,24 +86,23 @@ def span_interactions(
     chosen = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))[:sample]
     rows = candidates[chosen].sort().values
     places = encoded.keep.nonzero()[rows].tolist()
-    records, keys, strengths = [], [], []
+    earlier = {line["row"]: line for line in (read_jsonl(done) if done else [])}
+    lines = []
     with progress(f"{input_site} → {output_site}", len(rows), "tokens") as bar:
         for row, (text, position) in zip(rows.tolist(), places, strict=True):
-            game, features = span_game(
-                subject, tokens, coder, text, position, input_site, output_site, keep_error=keep_error
-            )
-            players = len(features)
-            found = exact(game, players) if players <= EXACT else sampled(game, players, orders, seed + row)
-            i, j = torch.triu_indices(players, players, 1)
-            size = strengths_of(found)[i, j].cpu()
-            features = features.cpu()
-            keys.append(features[i] * coder.config.features + features[j])
-            strengths.append(size)
-            records.append(_record(found, text, position, players, size))
+            line = earlier.get(row)
+            if line is None:
+                game, features = span_game(
+                    subject, tokens, coder, text, position, input_site, output_site, keep_error=keep_error
+                )
+                players = len(features)
+                found = exact(game, players) if players <= EXACT else sampled(game, players, orders, seed + row)
+                line = {"row": row, "text": text, "position": position} | _line(found, features.cpu())
+                if done:
+                    append_jsonl(done, line)
+            lines.append(line)
             bar(1)
-    return SpanInteractions(
-        input_site, output_site, _pairs(torch.cat(keys), torch.cat(strengths), len(rows), coder), _frame(records)
-    )
+    return SpanInteractions(input_site, output_site, _pairs(lines, coder.config.features), _tokens(lines))
 
 
 def strengths_of(found: ShapleyTaylor) -> Float64[Tensor, "player player"]:
@@ -109,40 +112,42 @@ def strengths_of(found: ShapleyTaylor) -> Float64[Tensor, "player player"]:
     return (found.pairs.square().sum(-1) - found.standard_error.square().sum(-1)).clamp(min=0).sqrt()
 
 
-def _record(found: ShapleyTaylor, text: int, position: int, players: int, sizes: Tensor) -> dict[str, Any]:
+def _line(found: ShapleyTaylor, features: Int[Tensor, " player"]) -> dict[str, Any]:
+    """What is kept of a token."""
+    i, j = torch.triu_indices(len(features), len(features), 1)
+    sizes = strengths_of(found).cpu()[i, j]
     return {
-        "text": text,
-        "position": position,
-        "features": players,
+        "features": len(features),
         "estimated": found.standard_error is not None,
         "change": float((found.full - found.empty).norm()),
         "single": float(found.single.sum(0).norm()),
         "together": float((found.pairs.sum((0, 1)) / 2).norm()),
         "sizes": float(sizes.sum()),
+        "pairs": {"i": features[i].tolist(), "j": features[j].tolist(), "size": sizes.tolist()},
     }
 
 
-def _pairs(
-    keys: Int[Tensor, " seen"], strength: Float64[Tensor, " seen"], tokens: int, coder: Crosscoder
-) -> pd.DataFrame:
+def _pairs(lines: list[dict[str, Any]], n_features: int) -> pd.DataFrame:
     import pandas as pd
 
-    keys, pair = keys.unique(return_inverse=True)
-    total = torch.zeros(len(keys), dtype=torch.float64).index_add_(0, pair, strength)
+    i, j, size = (torch.tensor([each for line in lines for each in line["pairs"][name]]) for name in ("i", "j", "size"))
+    keys, pair = (i * n_features + j).unique(return_inverse=True)
+    total = torch.zeros(len(keys), dtype=torch.float64).index_add_(0, pair, size.double())
     count = torch.bincount(pair, minlength=len(keys))
-    features = coder.config.features
     order = total.argsort(descending=True, stable=True)
     table = {
-        "i": keys // features,
-        "j": keys % features,
+        "i": keys // n_features,
+        "j": keys % n_features,
         "strength": total / count,
         "count": count,
-        "score": total / tokens,
+        "score": total / len(lines),
     }
     return pd.DataFrame({name: column[order].numpy() for name, column in table.items()})
 
 
-def _frame(records: list[dict[str, Any]]) -> pd.DataFrame:
+def _tokens(lines: list[dict[str, Any]]) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.DataFrame(records)
+    return pd.DataFrame(
+        [{name: value for name, value in line.items() if name not in ("row", "pairs")} for line in lines]
+    )

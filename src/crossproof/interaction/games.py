@@ -67,10 +67,10 @@ def token_index(
     n_rows = codes.pattern.n_rows
     if not 0 <= row < n_rows:
         raise MismatchError(f"row {row}: these codes have the rows 0 to {n_rows - 1}")
-    start, end = codes.pattern.row_starts[row : row + 2].tolist()
-    check_features(codes.values[start:end])
-    active = codes.values[start:end] > 0
-    features, strengths = codes.pattern.features[start:end][active], codes.values[start:end][active]
+    one = codes.rows(row, row + 1)
+    check_features(one.values)
+    one = one.active()
+    features, strengths = one.pattern.features, one.values
     game, players = mlp_game(neurons, strengths, features, W_out), len(features)
     if players <= MOST_PLAYERS:
         return features, exact(game, players)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from crossproof.codes import Codes, Pattern
+from crossproof.codes import Codes
 from crossproof.interaction.coactive import CoActive, PairSums
 from crossproof.interaction.contributions import GatedNeurons, Neurons, PlainNeurons, chunks, tables
 from crossproof.interaction.games import mlp_game
@@ -77,12 +77,8 @@ def at_tokens(
 
 def row_of(codes: Codes, row: int) -> Codes:
     """The active features of one token, in float64."""
-    pattern = codes.pattern
-    start, end = pattern.row_starts[row : row + 2].tolist()
-    values = codes.values[start:end].detach()
-    features = pattern.features[start:end][values > 0]
-    ends = pattern.row_starts.new_tensor([0, len(features)])
-    return Codes(Pattern(features, ends, pattern.n_features), values[values > 0].double())
+    one = codes.rows(row, row + 1).active()
+    return Codes(one.pattern, one.values.detach().double())
 
 
 def _index(one: Codes, neurons: Neurons, unit: MLP | GatedMLP, seed: int) -> tuple[Tensor, float, Tensor]:
