@@ -303,6 +303,24 @@ def test_an_account_survives_its_files_and_is_refused_when_they_were_changed(tmp
         xp.Interactions.load(tmp_path / "found")
 
 
+def test_tables_of_heads_survive_whether_few_or_most_pairs_meet(tmp_path: Path) -> None:
+    found = measured("gpt2")[3]
+    assert found.account is not None
+    for share in (0.95, 0.05):
+        kept = {
+            name: table * (torch.rand(table.shape, generator=torch.Generator().manual_seed(0)) < share)
+            for name, table in found.account.across_tokens.items()
+        }
+        found.account = replace(found.account, across_tokens=kept)
+        found.save(tmp_path / f"{share}")
+        again = xp.Interactions.load(tmp_path / f"{share}").account
+        assert again is not None
+        for name, table in kept.items():
+            assert torch.equal(again.across_tokens[name], table)
+    sizes = [(tmp_path / f"{share}" / "account.safetensors").stat().st_size for share in (0.05, 0.95)]
+    assert sizes[0] < sizes[1]
+
+
 def test_a_dictionary_that_never_fires_has_an_account_of_nothing() -> None:
     subject, tokens = tiny.subject("gpt2"), tiny.some_tokens("gpt2")
     coder = coders.on(subject, *EVERYWHERE)

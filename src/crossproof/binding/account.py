@@ -14,12 +14,12 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from crossproof.binding.bound import bound_mlps, neurons_of
-from crossproof.binding.bound_units import bound_attention, bound_norms
+from crossproof.binding.bound_units import bound_attention, bound_norms, heads_at
 from crossproof.binding.encoding import Encoded
 from crossproof.codes import Codes, decode
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.interaction.account import Account, summed_by_text
-from crossproof.interaction.attention.heads import Heads, heads_of
+from crossproof.interaction.attention.heads import Heads
 from crossproof.interaction.attention.pairs import query_key_pairs
 from crossproof.interaction.contributions import GatedNeurons, Neurons
 from crossproof.interaction.norms.features import NormFeatures, norm_features
@@ -73,10 +73,7 @@ def measured_units(
     directions, biases = coder.decoder.detach().to(dtype), coder.decoder_bias.detach().to(dtype)
     mlps, neurons = bound_mlps(subject, coder), neurons_of(subject, coder, dtype) if neurons is None else neurons
     attention = bound_attention(subject, coder) if "attention" in include else ()
-    heads = [
-        heads_of(its.unit.to(dtype).to(device), directions[:, its.site], biases[its.site], its.name)
-        for its in attention
-    ]
+    heads = [heads_at(coder, its, dtype) for its in attention]
     names = {id(its.unit): its.name for its in mlps} | {id(its.unit): its.name for its in attention}
     norms, feeds = [], {}
     heard_with: dict[str, TypicalNeurons] = {}

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from crossproof import runs
-from crossproof.binding.bound_units import BoundAttention, bound_attention
+from crossproof.binding.bound_units import BoundAttention, bound_attention, heads_at
 from crossproof.binding.encoding import encode
 from crossproof.codes import Codes
 from crossproof.crosscoder.config import Strict
@@ -27,7 +27,7 @@ from crossproof.crosscoder.evaluate import check_fits
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError, MismatchError, nearest
 from crossproof.files import write_safetensors
-from crossproof.interaction.attention.heads import Heads, heads_of
+from crossproof.interaction.attention.heads import Heads
 from crossproof.interaction.attention.output import Reading, read
 from crossproof.interaction.attention.pairs import at_positions
 from crossproof.interaction.attention.split import PARTS, coefficients, four_parts, strongest_pairs
@@ -102,7 +102,7 @@ def attention_view(
     words = [subject.tokenizer.decode([token]) for token in tokens.ids[0].tolist()]
     sites = [its.unit.input_site for its in bound]
     encoded = encode(subject, coder, tokens, sites)
-    passage, layers = next(encoded.passages()), [_heads(coder, its) for its in bound]
+    passage, layers = next(encoded.passages()), [heads_at(coder, its) for its in bound]
     pairs = at_positions(passage, layers)
     asked = None if query is None else _query(query, words, passage.described)
     at, h, t = _most_interaction(pairs.score, passage.described, layers, head, asked)
@@ -202,12 +202,6 @@ def _bound(subject: Subject, coder: Crosscoder, layer: int | None) -> Sequence[B
 
 def _number(bound: BoundAttention) -> int:
     return bound.unit.layer or 0
-
-
-def _heads(coder: Crosscoder, bound: BoundAttention) -> Heads:
-    directions, bias = coder.decoder.detach()[:, bound.site].float(), coder.decoder_bias.detach()[bound.site].float()
-    unit = bound.unit.to(torch.float32).to(directions.device)
-    return heads_of(unit, directions, bias, bound.name)
 
 
 def _mean_input(codes: Codes, heads: Heads) -> Float64[Tensor, " d_model"]:

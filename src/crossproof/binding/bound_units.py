@@ -1,11 +1,17 @@
-"""Which site of a crosscoder feeds each attention layer and each norm of a subject. MLPs are in `bound.py`."""
+"""Which site of a crosscoder feeds each attention layer and each norm of a subject, and heads as features reach them.
+
+MLPs are in `bound.py`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from crossproof.crosscoder.evaluate import check_fits
 from crossproof.crosscoder.model import Crosscoder
+from crossproof.interaction.attention.heads import Heads, heads_of
 from crossproof.subject.subject import Subject
 from crossproof.units import MLP, Attention, GatedMLP, Norm, Unembedding
 
@@ -64,3 +70,17 @@ def bound_norms(subject: Subject, coder: Crosscoder) -> tuple[BoundNorm, ...]:
         )
         for norm in norms
     )
+
+
+def heads_in(subject: Subject, coder: Crosscoder, dtype: torch.dtype = torch.float32) -> list[Heads]:
+    """The heads of these attention layers as the features reach them, without gradients, where the crosscoder is."""
+    return [heads_at(coder, its, dtype) for its in bound_attention(subject, coder)]
+
+
+def heads_at(coder: Crosscoder, bound: BoundAttention, dtype: torch.dtype = torch.float32) -> Heads:
+    """Of one layer."""
+    directions, bias = (
+        coder.decoder.detach()[:, bound.site].to(dtype),
+        coder.decoder_bias.detach()[bound.site].to(dtype),
+    )
+    return heads_of(bound.unit.to(dtype).to(directions.device), directions, bias, bound.name)

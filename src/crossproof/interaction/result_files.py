@@ -130,9 +130,12 @@ def _tensors_of(account: Account) -> dict[str, Tensor]:
     tensors = {"by_text": account.by_text, "tokens": account.tokens, "written": account.written}
     tensors |= {_SAME + name: table for name, table in account.on_same_token.items()}
     for name, table in account.across_tokens.items():
-        flat = table.flatten()
-        where = flat.nonzero().squeeze(1)  # of few tokens most pairs never meet
-        tensors |= {f"{_ACROSS}{name}.where": where.int(), f"{_ACROSS}{name}.values": flat[where]}
+        where = table.flatten().nonzero().squeeze(1)
+        if 2 * len(where) > table.numel():
+            tensors[_ACROSS + name] = table
+            continue
+        # of few tokens most pairs never meet
+        tensors |= {f"{_ACROSS}{name}.where": where.int(), f"{_ACROSS}{name}.values": table.flatten()[where]}
         tensors |= {f"{_ACROSS}{name}.shape": torch.tensor(table.shape)}
     return tensors
 
@@ -143,6 +146,8 @@ def _account(folder: Path, description: Description, coactive: CoActive) -> Acco
     tensors = read_safetensors(folder / ACCOUNT)
 
     def across(name: str) -> Tensor:
+        if _ACROSS + name in tensors:
+            return tensors[_ACROSS + name]
         where, values, shape = (tensors[f"{_ACROSS}{name}.{part}"] for part in ("where", "values", "shape"))
         return values.new_zeros(int(shape.prod())).index_put_((where.long(),), values).view(*shape.tolist())
 

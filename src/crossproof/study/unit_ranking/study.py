@@ -18,12 +18,11 @@ from pydantic import Field
 from torch import Tensor
 
 from crossproof import runs
-from crossproof.binding.bound_units import bound_attention, bound_norms
+from crossproof.binding.bound_units import bound_attention, bound_norms, heads_at
 from crossproof.binding.encoding import Encoded, encode
 from crossproof.crosscoder.config import Count, Strict
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
-from crossproof.interaction.attention.heads import heads_of
 from crossproof.study.ranking.comparison import Comparison
 from crossproof.study.unit_ranking import attention, norms
 from crossproof.study.unit_ranking.index import UnitPairs
@@ -91,10 +90,7 @@ def study(
     directions, biases = coder.decoder.detach(), coder.decoder_bias.detach()
     kinds = []
     if bound:
-        layers = [
-            heads_of(its.unit.to(directions.dtype).to(directions.device), directions[:, its.site], biases[its.site])
-            for its in bound
-        ]
+        layers = [heads_at(coder, its) for its in bound]
         at = attention.at_positions(encoded, rows, layers, keys, seed)
         i, j, pair, ranked = _pairs(at, codes.pattern.n_features, seen)
         scores = attention.corpus_scores(encoded, layers, i, j, seed)

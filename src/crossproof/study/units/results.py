@@ -192,6 +192,7 @@ def notes(found: UnitsStudy) -> str:
     """What the tables do not say by themselves."""
     return (
         f"{found.subject}: {found.tokens:,} tokens accounted for, features removed at {found.sampled} of them. In "
-        "brackets 95 % from resampled texts, the dictionaries held fixed.\nsize: the lengths of all pairs' second differences, "
-        "summed; – where features are not removed (norms before attention, MLPs whose norm's input is no site)"
+        "brackets 95 % from resampled texts, the dictionaries held fixed.\n"
+        "size: the lengths of all pairs' second differences, summed; – where features are not removed (norms before "
+        "attention, MLPs whose norm's input is no site)"
     )

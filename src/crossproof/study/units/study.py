@@ -24,9 +24,8 @@ from pydantic import Field
 from torch import Tensor
 
 from crossproof import runs
-from crossproof.binding.account import measured_units
 from crossproof.binding.bound import bound_mlps
-from crossproof.binding.bound_units import bound_attention, bound_norms
+from crossproof.binding.bound_units import bound_attention, bound_norms, heads_in
 from crossproof.binding.config import PenaltyConfig
 from crossproof.binding.encoding import Encoded, encode
 from crossproof.binding.interactions import interactions
@@ -146,7 +145,7 @@ def measured(subject: Subject, coder: Crosscoder, tokens: Tokens, rows: Int[Tens
 def _of_attention(
     subject: Subject, coder: Crosscoder, encoded: Encoded, rows: Int[Tensor, " row"]
 ) -> dict[str, Float64[Tensor, " row"]]:
-    layers = measured_units(subject, coder, encoded.codes, ["attention"]).heads
+    layers = heads_in(subject, coder)
     sizes = {heads.name: torch.zeros(len(rows), dtype=torch.float64) for heads in layers}
     if not layers:
         return {}
