@@ -219,7 +219,7 @@ def _account(found: Interactions) -> str:
         for row in rows
     ]
     heads = ("unit", "kind", "per token", "± (standard error)", "it writes", "relative", "")
-    title = "account: what simple interpretations leave out, as lengths in the residual stream"
+    title = "account: what simple interpretations leave out, as lengths in the residual stream; compare like with like"
     return f"<div>{title}</div>" + _table(heads, cells, [100 * row.per_token / largest for row in rows])
 
 
