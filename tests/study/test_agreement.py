@@ -6,12 +6,13 @@ from itertools import permutations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossproof.study.ranking.agreement import bootstrap, precision_of_top, spearman
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=2, max_size=12))
 def test_spearman_is_the_correlation_of_ranks_that_ties_share(both: list[tuple[int, int]]) -> None:
     a, b = ([float(x) for x in side] for side in zip(*both, strict=True))

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
 from torch import Tensor
 
 from crossproof.binding.bound import bound_mlps, neurons_of
@@ -87,7 +86,6 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str, str], Agre
     return {(its.level, its.unit, its.metric): its for its in comparison.agreements(("first", "second"), 0)}
 
 
-@settings(max_examples=50, deadline=None)
 def test_a_metric_that_is_the_index_has_spearman_and_precision_1_and_so_has_its_cube_within_tokens(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
