@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -88,6 +89,22 @@ def finish(folder: Path, run: Run, results: BaseModel, seconds: float) -> None:
     """Write the results, then mark the run as finished."""
     write_json(folder / RESULTS, results.model_dump())
     write_json(folder / RUN, run.model_copy(update={"seconds": seconds, "finished": True}).model_dump())
+
+
+def once(config: BaseModel, kind: str, results: type[Results], prepare: Callable[[], Callable[[], Results]]) -> Results:
+    """What the run in the folder `config.out` found, which is read if it is finished.
+
+    Otherwise `prepare` looks at all that could be wrong before anything is written, and what it returns does the work.
+    """
+    clock, folder = Clock(), Path(config.model_dump()["out"])
+    earlier = resumable(folder, kind, config, may_differ=("out",))
+    if earlier is not None and earlier.finished:
+        return read_results(folder, results)
+    work = prepare()
+    run = earlier or begin(folder, kind, config)
+    found = work()
+    finish(folder, run, found, clock.seconds())
+    return found
 
 
 def read(folder: Path) -> Run:

@@ -43,9 +43,7 @@ def measure(config: MeasureConfig, out: Path | None = None) -> Summary:
     coder = Crosscoder.from_pretrained(config.coder, device=config.device)
     choose_metrics(neurons_of(subject, coder), config.metrics or None)  # before anything is written
     choose_kinds(subject, coder, config.include)
-    source = subject.source("validation", config.data)
-    # a short file of texts has fewer than were asked for, and begins again after its last
-    tokens = source.tokens(0, min(config.texts, source.texts_in_all or config.texts))
+    tokens = subject.held_out(config.texts, config.data)
     run = None if out is None else runs.begin(out, KIND, config)
     found = interactions(subject, coder, tokens, config.metrics or None, config.include)
     summary = found.summary()

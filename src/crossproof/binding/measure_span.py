@@ -5,6 +5,7 @@ run.json  done.jsonl  results.json  span/{pairs,tokens}.parquet
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from crossproof.crosscoder.config import Count, Strict
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.files import replace_folder
 from crossproof.subject.subject import Subject
+from crossproof.subject.tokens import Tokens
 
 KIND, DONE = "span", "done.jsonl"
 SHOWN = 20
@@ -76,15 +78,17 @@ class SpanStudy(BaseModel):
 
 def measure_span(config: SpanConfig) -> SpanStudy:
     """Measure, and write the run folder; a stopped run goes on after its last token, a finished one is read."""
-    clock = runs.Clock()
-    earlier = runs.resumable(config.out, KIND, config, may_differ=("out",))
-    if earlier is not None and earlier.finished:
-        return runs.read_results(config.out, SpanStudy)
-    subject, coder = Subject.load(config.subject), Crosscoder.from_pretrained(config.coder)
-    source = subject.source("validation", config.data)
-    tokens = source.tokens(0, min(config.texts, source.texts_in_all or config.texts))
-    check_span(subject, coder, config.input_site, config.output_site)  # before anything is written
-    record = runs.begin(config.out, KIND, config)
+
+    def prepare() -> Callable[[], SpanStudy]:
+        subject, coder = Subject.load(config.subject), Crosscoder.from_pretrained(config.coder)
+        tokens = subject.held_out(config.texts, config.data)
+        check_span(subject, coder, config.input_site, config.output_site)
+        return lambda: _measured(config, subject, coder, tokens)
+
+    return runs.once(config, KIND, SpanStudy, prepare)
+
+
+def _measured(config: SpanConfig, subject: Subject, coder: Crosscoder, tokens: Tokens) -> SpanStudy:
     found = span_interactions(
         subject, coder, tokens, config.input_site, config.output_site, config.tokens, config.orders,
         config.keep_error, config.seed, config.out / DONE,
@@ -92,9 +96,7 @@ def measure_span(config: SpanConfig) -> SpanStudy:
     with replace_folder(config.out / "span") as new:
         found.pairs.to_parquet(new / "pairs.parquet")
         found.tokens.to_parquet(new / "tokens.parquet")
-    results = summary(found, subject.name, config.seed)
-    runs.finish(config.out, record, results, clock.seconds())
-    return results
+    return summary(found, subject.name, config.seed)
 
 
 def summary(found: SpanInteractions, subject: str, seed: int) -> SpanStudy:

@@ -193,6 +193,12 @@ class Subject:
             raise CrossproofError(f"no tokens: {count} texts were asked for; ask for at least 1")
         return self.source(split).tokens(0, count)
 
+    def held_out(self, count: int, data: Path | None = None) -> Tokens:
+        """The first validation texts, its own or those of a file, and fewer where there are fewer."""
+        source = self.source("validation", data)
+        # a short file begins again after its last text
+        return source.tokens(0, min(count, source.texts_in_all or count))
+
     # Reading, patching and scoring
 
     def run(

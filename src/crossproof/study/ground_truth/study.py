@@ -64,15 +64,12 @@ class GroundTruthConfig(Strict):
 
 def run(config: GroundTruthConfig) -> GroundTruthStudy:
     """Train the learned dictionaries, score them and the true one, and write the run folder."""
-    clock = runs.Clock()
-    earlier = runs.resumable(config.out, KIND, config, may_differ=("out",))
-    if earlier is not None and earlier.finished:
-        return runs.read_results(config.out, GroundTruthStudy)
-    record = earlier or runs.begin(config.out, KIND, config)
-    with one_thread():
-        found = study(config)
-    runs.finish(config.out, record, found, clock.seconds())
-    return found
+
+    def work() -> GroundTruthStudy:
+        with one_thread():
+            return study(config)
+
+    return runs.once(config, KIND, GroundTruthStudy, lambda: work)
 
 
 @contextmanager

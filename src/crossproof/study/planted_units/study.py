@@ -44,15 +44,12 @@ class PlantedUnitsConfig(Strict):
 
 def run(config: PlantedUnitsConfig) -> PlantedUnitsStudy:
     """Study, and write the run folder; a run that is finished is read."""
-    clock = runs.Clock()
-    earlier = runs.resumable(config.out, KIND, config, may_differ=("out",))
-    if earlier is not None and earlier.finished:
-        return runs.read_results(config.out, PlantedUnitsStudy)
-    record = earlier or runs.begin(config.out, KIND, config)
-    with one_thread():
-        found = study(config)
-    runs.finish(config.out, record, found, clock.seconds())
-    return found
+
+    def work() -> PlantedUnitsStudy:
+        with one_thread():
+            return study(config)
+
+    return runs.once(config, KIND, PlantedUnitsStudy, lambda: work)
 
 
 def study(config: PlantedUnitsConfig) -> PlantedUnitsStudy:

@@ -10,6 +10,7 @@ run.json  results.json
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -62,19 +63,14 @@ class RankingConfig(Strict):
 
 def run(config: RankingConfig) -> RankingStudy:
     """Study, and write the run folder; a run that is finished is read."""
-    clock = runs.Clock()
-    earlier = runs.resumable(config.out, KIND, config, may_differ=("out",))
-    if earlier is not None and earlier.finished:
-        return runs.read_results(config.out, RankingStudy)
-    subject, coder = Subject.load(config.subject), Crosscoder.from_pretrained(config.coder)
-    bound_mlps(subject, coder)
-    source = subject.source("validation", config.data)
-    # a short file of texts has fewer than were asked for, and begins again after its last
-    tokens = source.tokens(0, min(config.texts, source.texts_in_all or config.texts))
-    record = runs.begin(config.out, KIND, config)
-    found = study(subject, coder, tokens, config.tokens, config.seen, config.seed)
-    runs.finish(config.out, record, found, clock.seconds())
-    return found
+
+    def prepare() -> Callable[[], RankingStudy]:
+        subject, coder = Subject.load(config.subject), Crosscoder.from_pretrained(config.coder)
+        bound_mlps(subject, coder)
+        tokens = subject.held_out(config.texts, config.data)
+        return lambda: study(subject, coder, tokens, config.tokens, config.seen, config.seed)
+
+    return runs.once(config, KIND, RankingStudy, prepare)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ run.json  results.json
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -58,18 +59,14 @@ class UnitRankingConfig(Strict):
 
 def run(config: UnitRankingConfig) -> UnitRanking:
     """Study, and write the run folder; a run that is finished is read."""
-    clock = runs.Clock()
-    earlier = runs.resumable(config.out, KIND, config, may_differ=("out",))
-    if earlier is not None and earlier.finished:
-        return runs.read_results(config.out, UnitRanking)
-    subject, coder = Subject.load(config.subject), Crosscoder.from_pretrained(config.coder)
-    _check(subject, coder)
-    source = subject.source("validation", config.data)
-    tokens = source.tokens(0, min(config.texts, source.texts_in_all or config.texts))
-    record = runs.begin(config.out, KIND, config)
-    found = study(subject, coder, tokens, config.queries, config.keys, config.seen, config.seed)
-    runs.finish(config.out, record, found, clock.seconds())
-    return found
+
+    def prepare() -> Callable[[], UnitRanking]:
+        subject, coder = Subject.load(config.subject), Crosscoder.from_pretrained(config.coder)
+        _check(subject, coder)
+        tokens = subject.held_out(config.texts, config.data)
+        return lambda: study(subject, coder, tokens, config.queries, config.keys, config.seen, config.seed)
+
+    return runs.once(config, KIND, UnitRanking, prepare)
 
 
 @torch.no_grad()

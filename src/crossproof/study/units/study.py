@@ -14,7 +14,7 @@ run.json  results.json
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,26 +61,27 @@ class UnitsConfig(Strict):
 
 def run(config: UnitsConfig) -> UnitsStudy:
     """Study, and write the run folder; a run that is finished is read."""
-    clock = runs.Clock()
-    earlier = runs.resumable(config.out, KIND, config, may_differ=("out",))
-    if earlier is not None and earlier.finished:
-        return runs.read_results(config.out, UnitsStudy)
-    if not config.coders:
-        raise CrossproofError("coders: none; name at least one crosscoder")
-    subject = Subject.load(config.subject)
-    coders = [Crosscoder.from_pretrained(name) for name in config.coders]
-    for coder in coders:
-        bound_mlps(subject, coder)
-    source = subject.source("validation", config.data)
-    tokens = source.tokens(0, min(config.texts, source.texts_in_all or config.texts))
-    record = runs.begin(config.out, KIND, config)
+
+    def prepare() -> Callable[[], UnitsStudy]:
+        if not config.coders:
+            raise CrossproofError("coders: none; name at least one crosscoder")
+        subject = Subject.load(config.subject)
+        coders = [Crosscoder.from_pretrained(name) for name in config.coders]
+        for coder in coders:
+            bound_mlps(subject, coder)
+        tokens = subject.held_out(config.texts, config.data)
+        return lambda: study(config, subject, coders, tokens)
+
+    return runs.once(config, KIND, UnitsStudy, prepare)
+
+
+def study(config: UnitsConfig, subject: Subject, coders: Sequence[Crosscoder], tokens: Tokens) -> UnitsStudy:
+    """On these texts, at the same of their tokens for every dictionary."""
     drawn = torch.randperm(tokens.n_kept, generator=torch.Generator().manual_seed(config.seed))
     rows = drawn[: config.tokens].sort().values
     records = described(config.coders)
     found = [(about, measured(subject, coder, tokens, rows)) for about, coder in zip(records, coders, strict=True)]
-    results = study_of(subject.name, found, tokens.n_kept, len(rows), config.seed)
-    runs.finish(config.out, record, results, clock.seconds())
-    return results
+    return study_of(subject.name, found, tokens.n_kept, len(rows), config.seed)
 
 
 ANYHOW = ("subject", "seed", "out", "data", "device", "track", "eval_texts", "penalty")
