@@ -217,9 +217,12 @@ def test_sums_do_not_depend_on_how_the_work_is_cut(
     whole = query_key_pairs(texts, layers)
     with sizes(GROUP=size, POSITIONS=size, MEETINGS=size, ELEMENTS=size):
         cut = query_key_pairs(iter(texts), layers, total=len(texts))
+    with sizes(POSITIONS=size):  # a group of texts in several blocks
+        in_blocks = query_key_pairs(texts, layers)
     apart = [query_key_pairs([text], layers) for text in texts]
     for number, table in enumerate(whole):
         alike(cut[number], table)
+        alike(in_blocks[number], table)
         close(sum(its[number].total for its in apart), table.total, float(table.total.max()))  # type: ignore[arg-type]
         close(torch.cat([its[number].by_text for its in apart]), table.by_text, float(table.by_text.max()))
         close(table.by_text.sum(0), table.total.sum((1, 2)), float(table.by_text.sum()))
