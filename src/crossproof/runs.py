@@ -91,12 +91,14 @@ def finish(folder: Path, run: Run, results: BaseModel, seconds: float) -> None:
     write_json(folder / RUN, run.model_copy(update={"seconds": seconds, "finished": True}).model_dump())
 
 
-def once(config: BaseModel, kind: str, results: type[Results], prepare: Callable[[], Callable[[], Results]]) -> Results:
-    """What the run in the folder `config.out` found, which is read if it is finished.
+def once(
+    folder: Path, kind: str, config: BaseModel, results: type[Results], prepare: Callable[[], Callable[[], Results]]
+) -> Results:
+    """What the run in a folder found, which is read if it is finished.
 
     Otherwise `prepare` looks at all that could be wrong before anything is written, and what it returns does the work.
     """
-    clock, folder = Clock(), Path(config.model_dump()["out"])
+    clock = Clock()
     earlier = resumable(folder, kind, config, may_differ=("out",))
     if earlier is not None and earlier.finished:
         return read_results(folder, results)

@@ -92,3 +92,17 @@ def _before_a_kept_one(keep: Bool[Tensor, "text pos"]) -> Bool[Tensor, "text pos
     """Positions that are not kept, with a kept one after them."""
     later = keep.flip(1).cumsum(1).flip(1) > 0
     return later & ~keep
+
+
+def rows_with_pairs(codes: Codes, count: int, seed: int) -> Int[Tensor, " row"]:
+    """Some tokens, drawn evenly from those with two or more active features, in their order."""
+    candidates = (active_counts(codes) >= 2).nonzero().squeeze(1).cpu()
+    if len(candidates) == 0:
+        raise CrossproofError("no token has two active features: there is no pair to rank or to measure")
+    chosen = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))[:count]
+    return candidates[chosen].sort().values
+
+
+def active_counts(codes: Codes) -> Int[Tensor, " row"]:
+    """How many features are active on each token."""
+    return torch.bincount(codes.pattern.rows[codes.values > 0], minlength=codes.pattern.n_rows)

@@ -20,6 +20,7 @@ from crossproof.errors import CrossproofError, MismatchError
 from crossproof.interaction import frames
 from crossproof.interaction.attention.pairs import at_positions, check_size
 from crossproof.interaction.coactive import CoActive
+from crossproof.interaction.contributions import Neurons
 from crossproof.interaction.norms.pairs import norm_tokens
 from crossproof.interaction.norms.reach import TypicalNeurons
 from crossproof.interaction.result import Interactions, choose_metrics, measure
@@ -54,9 +55,21 @@ def interactions(
     kinds = choose_kinds(subject, coder, include)
     if "attention" in kinds:  # before the model runs
         check_size(sum(len(its.unit.W_Q) for its in bound_attention(subject, coder)), coder.config.features)
-    about = f"{coder.config.features:,} features at {len(coder.sites)} sites of {subject.name}"
     encoded = encode(subject, coder, tokens, attention_inputs(subject, coder, kinds))
-    found = measure(encoded.codes, units, chosen, about)
+    return of_encoded(subject, coder, encoded, units, chosen, kinds)
+
+
+def of_encoded(
+    subject: Subject,
+    coder: Crosscoder,
+    encoded: Encoded,
+    units: Sequence[Neurons],
+    metrics: Sequence[str],
+    kinds: Sequence[Kind],
+) -> Interactions:
+    """The same on texts that are encoded already, with the inputs of `attention_inputs`; `units` are all MLPs."""
+    about = f"{coder.config.features:,} features at {len(coder.sites)} sites of {subject.name}"
+    found = measure(encoded.codes, units, metrics, about)
     found.columns["hadamard"] = _hadamard(subject, coder, encoded.codes, found.coactive)
     measured = measured_units(subject, coder, encoded.codes, kinds, neurons=units)
     found.account = measure_account(subject, coder, encoded, found, measured)

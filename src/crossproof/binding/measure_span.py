@@ -85,7 +85,7 @@ def measure_span(config: SpanConfig) -> SpanStudy:
         check_span(subject, coder, config.input_site, config.output_site)
         return lambda: _measured(config, subject, coder, tokens)
 
-    return runs.once(config, KIND, SpanStudy, prepare)
+    return runs.once(config.out, KIND, config, SpanStudy, prepare)
 
 
 def _measured(config: SpanConfig, subject: Subject, coder: Crosscoder, tokens: Tokens) -> SpanStudy:

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from crossproof.binding.encoding import encode
+from crossproof.binding.encoding import encode, rows_with_pairs
 from crossproof.binding.span import check_span, span_game
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
@@ -77,14 +77,7 @@ def span_interactions(
         raise CrossproofError(f"sample {sample}, orders {orders}: give at least 1 token and 2 random orders")
     check_span(subject, coder, input_site, output_site)
     encoded = encode(subject, coder, tokens)
-    active = torch.bincount(
-        encoded.codes.pattern.rows[encoded.codes.values > 0], minlength=encoded.codes.pattern.n_rows
-    )
-    candidates = (active >= 2).nonzero().squeeze(1).cpu()
-    if len(candidates) == 0:
-        raise CrossproofError("no token has two active features: there is no pair to measure")
-    chosen = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))[:sample]
-    rows = candidates[chosen].sort().values
+    rows = rows_with_pairs(encoded.codes, sample, seed)
     places = encoded.keep.nonzero()[rows].tolist()
     earlier = {line["row"]: line for line in (read_jsonl(done) if done else [])}
     lines = []

@@ -140,9 +140,9 @@ def span(
     """
     from crossproof.binding.measure_span import SpanConfig, measure_span
 
-    for option, value, least in (("tokens", tokens, 1), ("orders", orders, 2), ("texts", texts, 1), ("seed", seed, 0)):
-        if value < least:
-            raise CrossproofError(f"--{option} {value}: give at least {least}")
+    _at_least(1, tokens=tokens, texts=texts)
+    _at_least(2, orders=orders)
+    _at_least(0, seed=seed)
     options = {"tokens": tokens, "orders": orders, "texts": texts, "keep_error": keep_error, "data": data, "seed": seed}
     sites = {"input_site": input_site, "output_site": output_site}
     return outcomes.span(measure_span(SpanConfig(subject=subject, coder=coder, out=out, **sites, **options)))
@@ -170,9 +170,8 @@ def units(
     """
     from crossproof.study.units.study import UnitsConfig, run
 
-    for option, value, least in (("texts", texts, 2), ("tokens", tokens, 2), ("seed", seed, 0)):
-        if value < least:
-            raise CrossproofError(f"--{option} {value}: give at least {least}")
+    _at_least(2, texts=texts, tokens=tokens)
+    _at_least(0, seed=seed)
     options = {"texts": texts, "tokens": tokens, "data": data, "seed": seed}
     return outcomes.units(run(UnitsConfig(subject=subject, coders=coders, out=out, **options)))
 
@@ -186,8 +185,7 @@ def planted_units(out: Path, seeds: int = 5) -> Outcome:
     """
     from crossproof.study.planted_units.study import PlantedUnitsConfig, run
 
-    if seeds < 1:
-        raise CrossproofError(f"--seeds {seeds}: give at least 1")
+    _at_least(1, seeds=seeds)
     return outcomes.planted_units(run(PlantedUnitsConfig(out=out, seeds=seeds)))
 
 
@@ -278,9 +276,9 @@ def ranking(
     """
     from crossproof.study.ranking.study import RankingConfig, run
 
-    for option, value, least in (("texts", texts, 2), ("tokens", tokens, 1), ("seen", seen, 1), ("seed", seed, 0)):
-        if value < least:
-            raise CrossproofError(f"--{option} {value}: give at least {least}")
+    _at_least(2, texts=texts)
+    _at_least(1, tokens=tokens, seen=seen)
+    _at_least(0, seed=seed)
     options = {"texts": texts, "tokens": tokens, "seen": seen, "data": data, "seed": seed}
     return outcomes.ranking(run(RankingConfig(subject=subject, coder=coder, out=out, **options)))
 
@@ -307,11 +305,17 @@ def unit_ranking(
     """
     from crossproof.study.unit_ranking.study import UnitRankingConfig, run
 
-    for option, value, least in (("texts", texts, 2), ("queries", queries, 1), ("seed", seed, 0)):
-        if value < least:
-            raise CrossproofError(f"--{option} {value}: give at least {least}")
+    _at_least(2, texts=texts)
+    _at_least(1, queries=queries)
+    _at_least(0, seed=seed)
     options = {"texts": texts, "queries": queries, "data": data, "seed": seed}
     return outcomes.unit_ranking(run(UnitRankingConfig(subject=subject, coder=coder, out=out, **options)))
+
+
+def _at_least(least: int, **options: int) -> None:
+    for option, value in options.items():
+        if value < least:
+            raise CrossproofError(f"--{option} {value}: give at least {least}")
 
 
 COMMANDS: dict[str, Callable[..., Outcome]] = {

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from crossproof.errors import BadFile
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from crossproof.binding.measure_span import SpanStudy
     from crossproof.crosscoder.evaluate import Evaluation
     from crossproof.interaction.result_view import Summary
@@ -164,29 +166,25 @@ def span(found: SpanStudy) -> Outcome:
 def units(found: UnitsStudy) -> Outcome:
     from crossproof.study.units.results import notes, tables
 
-    shown = [table(title, rows) for title, rows in tables(found).items()]
-    return Outcome(found.model_dump(mode="json"), (*shown, notes(found)))
+    return _study(found, tables(found), notes(found))
 
 
 def planted_units(found: PlantedUnitsStudy) -> Outcome:
     from crossproof.study.planted_units.results import tables
 
-    shown = [table(title, rows) for title, rows in tables(found).items()]
-    return Outcome(found.model_dump(mode="json"), tuple(shown))
+    return _study(found, tables(found))
 
 
 def ground_truth(found: GroundTruthStudy) -> Outcome:
     from crossproof.study.ground_truth.results import tables, verdicts
 
-    shown = [table(title, rows) for title, rows in tables(found).items()]
-    return Outcome(found.model_dump(mode="json"), (*shown, *verdicts(found)))
+    return _study(found, tables(found), *verdicts(found))
 
 
 def ranking(found: RankingStudy) -> Outcome:
     from crossproof.study.ranking.results import summary, tables
 
-    shown = [table(title, rows) for title, rows in tables(found).items()]
-    return Outcome(found.model_dump(mode="json"), (*shown, summary(found)))
+    return _study(found, tables(found), summary(found))
 
 
 def attention(found: AttentionRecord, folder: Path | None) -> Outcome:
@@ -206,8 +204,12 @@ def attention(found: AttentionRecord, folder: Path | None) -> Outcome:
 def unit_ranking(found: UnitRanking) -> Outcome:
     from crossproof.study.unit_ranking.results import summary, tables
 
-    shown = [table(title, rows) for title, rows in tables(found).items()]
-    return Outcome(found.model_dump(mode="json"), (*shown, summary(found)))
+    return _study(found, tables(found), summary(found))
+
+
+def _study(found: BaseModel, tables: dict[str, list[dict[str, Any]]], *after: str) -> Outcome:
+    """All tables of a study, and what is said after them."""
+    return Outcome(found.model_dump(mode="json"), (*(table(title, rows) for title, rows in tables.items()), *after))
 
 
 def finite(number: float) -> float | None:

@@ -32,11 +32,9 @@ from torch import Tensor, nn
 from crossproof.codes import Codes, Pattern, as_codes
 from crossproof.errors import CrossproofError, MismatchError
 from crossproof.interaction.contributions import check_directions
+from crossproof.interaction.norms.scale import CANCELS
 from crossproof.interaction.penalty import Scaling, only_active
 from crossproof.units import Norm
-
-CANCELS = 0.01
-"""Where less than this of σ² is left without a feature, the closed form has lost too many digits."""
 
 
 class NormPenalty(nn.Module):

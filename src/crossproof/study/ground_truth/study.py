@@ -69,7 +69,7 @@ def run(config: GroundTruthConfig) -> GroundTruthStudy:
         with one_thread():
             return study(config)
 
-    return runs.once(config, KIND, GroundTruthStudy, lambda: work)
+    return runs.once(config.out, KIND, config, GroundTruthStudy, lambda: work)
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def run(config: PlantedUnitsConfig) -> PlantedUnitsStudy:
         with one_thread():
             return study(config)
 
-    return runs.once(config, KIND, PlantedUnitsStudy, lambda: work)
+    return runs.once(config.out, KIND, config, PlantedUnitsStudy, lambda: work)
 
 
 def study(config: PlantedUnitsConfig) -> PlantedUnitsStudy:

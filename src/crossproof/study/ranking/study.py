@@ -21,11 +21,10 @@ from torch import Tensor
 
 from crossproof import runs
 from crossproof.binding.bound import bound_mlps, neurons_of
-from crossproof.binding.encoding import codes_of
+from crossproof.binding.encoding import active_counts, codes_of, rows_with_pairs
 from crossproof.codes import Codes
 from crossproof.crosscoder.config import Count, Strict
 from crossproof.crosscoder.model import Crosscoder
-from crossproof.errors import CrossproofError
 from crossproof.interaction.contributions import PlainNeurons
 from crossproof.interaction.probabilistic import pair_kl
 from crossproof.progress import progress
@@ -70,7 +69,7 @@ def run(config: RankingConfig) -> RankingStudy:
         tokens = subject.held_out(config.texts, config.data)
         return lambda: study(subject, coder, tokens, config.tokens, config.seen, config.seed)
 
-    return runs.once(config, KIND, RankingStudy, prepare)
+    return runs.once(config.out, KIND, config, RankingStudy, prepare)
 
 
 @torch.no_grad()
@@ -78,12 +77,7 @@ def study(subject: Subject, coder: Crosscoder, tokens: Tokens, sample: int, seen
     """On these texts, at `sample` of their tokens."""
     mlps, features = bound_mlps(subject, coder), coder.config.features
     codes = codes_of(subject, coder, tokens)
-    active = torch.bincount(codes.pattern.rows[codes.values > 0], minlength=codes.pattern.n_rows)
-    candidates = (active >= 2).nonzero().squeeze(1)
-    if len(candidates) == 0:
-        raise CrossproofError("no token has two active features: there is no pair to rank")
-    chosen = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))[:sample]
-    rows = candidates[chosen].sort().values
+    active, rows = active_counts(codes), rows_with_pairs(codes, sample, seed)
     doubled = [its.unit.to(torch.float64) for its in mlps]
     at = at_tokens(codes, rows, neurons_of(subject, coder, torch.float64), doubled, seed)
     keys, pair, count = (at.i * features + at.j).unique(return_inverse=True, return_counts=True)
@@ -100,7 +94,7 @@ def study(subject: Subject, coder: Crosscoder, tokens: Tokens, sample: int, seen
         sampled=len(rows),
         estimated=at.estimated,
         unordered=int((active[rows] < 3).sum()),
-        passed_over=tokens.n_kept - len(candidates),
+        passed_over=int((active < 2).sum()),
         active=float(active[rows].double().mean()),
         pairs=len(keys),
         ranked_pairs=int(ranked.sum()),

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from crossproof import runs
 from crossproof.binding.bound_units import bound_attention, bound_norms, heads_at
-from crossproof.binding.encoding import Encoded, encode
+from crossproof.binding.encoding import Encoded, active_counts, encode, rows_with_pairs
 from crossproof.crosscoder.config import Count, Strict
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError
@@ -66,7 +66,7 @@ def run(config: UnitRankingConfig) -> UnitRanking:
         tokens = subject.held_out(config.texts, config.data)
         return lambda: study(subject, coder, tokens, config.queries, config.keys, config.seen, config.seed)
 
-    return runs.once(config, KIND, UnitRanking, prepare)
+    return runs.once(config.out, KIND, config, UnitRanking, prepare)
 
 
 @torch.no_grad()
@@ -78,12 +78,7 @@ def study(
     bound = bound_attention(subject, coder)
     encoded = encode(subject, coder, tokens, [its.unit.input_site for its in bound])
     codes = encoded.codes
-    active = torch.bincount(codes.pattern.rows[codes.values > 0], minlength=codes.pattern.n_rows)
-    candidates = (active >= 2).nonzero().squeeze(1)
-    if len(candidates) == 0:
-        raise CrossproofError("no token has two active features: there is no pair to rank")
-    chosen = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))[:queries]
-    rows = candidates.cpu()[chosen].sort().values
+    active, rows = active_counts(codes), rows_with_pairs(codes, queries, seed)
     directions, biases = coder.decoder.detach(), coder.decoder_bias.detach()
     kinds = []
     if bound:

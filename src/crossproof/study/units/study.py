@@ -24,17 +24,19 @@ from pydantic import Field
 from torch import Tensor
 
 from crossproof import runs
-from crossproof.binding.bound import bound_mlps
-from crossproof.binding.bound_units import bound_attention, bound_norms, heads_in
+from crossproof.binding.account import attention_inputs
+from crossproof.binding.bound import bound_mlps, neurons_of
+from crossproof.binding.bound_units import bound_norms, heads_in
 from crossproof.binding.config import PenaltyConfig
 from crossproof.binding.encoding import Encoded, encode
-from crossproof.binding.interactions import interactions
+from crossproof.binding.interactions import choose_kinds, of_encoded
 from crossproof.crosscoder.config import Strict
 from crossproof.crosscoder.evaluate import Evaluation
 from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import BadFile, CrossproofError
 from crossproof.interaction.attention.removal import second_differences
 from crossproof.interaction.norms.removal import norm_share
+from crossproof.interaction.result import choose_metrics
 from crossproof.progress import progress
 from crossproof.study.units.results import PLAIN, CoderRecord, Measured, UnitsStudy, study_of
 from crossproof.subject.subject import Subject
@@ -72,7 +74,7 @@ def run(config: UnitsConfig) -> UnitsStudy:
         tokens = subject.held_out(config.texts, config.data)
         return lambda: study(config, subject, coders, tokens)
 
-    return runs.once(config, KIND, UnitsStudy, prepare)
+    return runs.once(config.out, KIND, config, UnitsStudy, prepare)
 
 
 def study(config: UnitsConfig, subject: Subject, coders: Sequence[Crosscoder], tokens: Tokens) -> UnitsStudy:
@@ -133,10 +135,11 @@ def _penalty(config: Mapping[str, Any]) -> str:
 @torch.no_grad()
 def measured(subject: Subject, coder: Crosscoder, tokens: Tokens, rows: Int[Tensor, " row"]) -> Measured:
     """All units at these kept tokens, and the account of all tokens."""
-    account = interactions(subject, coder, tokens, ["directed"]).account
+    neurons, kinds = neurons_of(subject, coder), choose_kinds(subject, coder)
+    encoded = encode(subject, coder, tokens, attention_inputs(subject, coder, kinds))
+    metrics = choose_metrics(neurons, ["directed"])
+    account = of_encoded(subject, coder, encoded, neurons, metrics, kinds).account
     assert account is not None
-    attention = bound_attention(subject, coder)
-    encoded = encode(subject, coder, tokens, [its.unit.input_site for its in attention])
     sizes: dict[str, Float64[Tensor, " row"]] = _of_attention(subject, coder, encoded, rows)
     sizes |= _of_mlps(subject, coder, encoded, rows)
     text = encoded.text.unique(return_inverse=True)[1][rows]
