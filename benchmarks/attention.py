@@ -12,10 +12,7 @@ where no sum over positions can be shared between queries, on a few texts too.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
-import sys
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -25,33 +22,16 @@ from torch import Tensor
 from crossproof.codes import Codes
 from crossproof.interaction.attention.heads import Heads, Passage, heads_of
 from crossproof.interaction.attention.pairs import query_key_pairs
-from crossproof.memory import keep_freed_memory
 from crossproof.subject.subject import Subject
 from crossproof.units import Attention
-from measuring import clock, peak_mb
+from measuring import clock, peak_mb, tables_over_tokens
 from pairs import HARVESTED_FROM, TEXTS, train
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--tokens", type=int, default=1_000_000)
-    parser.add_argument("--features", type=int, default=1024)
-    parser.add_argument("--k", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=300, help="of training the dictionary")
-    parser.add_argument("--sample", type=int, default=2, help="texts that the plain way and rotary are timed on")
-    parser.add_argument("--threads", type=int, default=2)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    keep_freed_memory()
-    found = measure(given.tokens, given.features, given.k, given.steps, given.sample)
-    if found["worst_difference"] > 1e-4:
-        sys.exit(f"the two tables differ by {found['worst_difference']:.1e} of the largest entry")
-    if given.json:
-        print(json.dumps({"benchmark": "attention", "threads": given.threads, **found}, indent=2))
-        return
-    for name, value in found.items():
-        print(f"{name:32} {value:,.4g}" if isinstance(value, float) else f"{name:32} {value:,}")
+    tables_over_tokens(
+        "attention", __doc__, measure, 300, (2, "texts that the plain way and rotary are timed on"), 1e-4
+    )
 
 
 @torch.no_grad()

@@ -11,10 +11,7 @@ standard errors) and the count. The plain way goes token by token; it is timed o
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
-import sys
 import time
 from collections.abc import Sequence
 
@@ -32,11 +29,10 @@ from crossproof.interaction.coactive import CoActive
 from crossproof.interaction.contributions import PlainNeurons, contributions
 from crossproof.interaction.neurons import dominance
 from crossproof.interaction.pairs import directed
-from crossproof.memory import keep_freed_memory
 from crossproof.progress import progress
 from crossproof.subject.subject import Subject
 from crossproof.units import MLP
-from measuring import peak_mb
+from measuring import peak_mb, tables_over_tokens
 
 TEXTS = 32
 """In a forward pass."""
@@ -46,25 +42,7 @@ BATCH = 512
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--tokens", type=int, default=1_000_000)
-    parser.add_argument("--features", type=int, default=1024)
-    parser.add_argument("--k", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=500, help="of training the dictionary")
-    parser.add_argument("--sample", type=int, default=2000, help="tokens that the plain way is timed on")
-    parser.add_argument("--threads", type=int, default=2)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    keep_freed_memory()
-    found = measure(given.tokens, given.features, given.k, given.steps, given.sample)
-    if found["worst_difference"] > 1e-5:
-        sys.exit(f"the two tables differ by {found['worst_difference']:.1e} of the largest entry")
-    if given.json:
-        print(json.dumps({"benchmark": "pairs", "threads": given.threads, **found}, indent=2))
-        return
-    for name, value in found.items():
-        print(f"{name:32} {value:,.4g}" if isinstance(value, float) else f"{name:32} {value:,}")
+    tables_over_tokens("pairs", __doc__, measure, 500, (2000, "tokens that the plain way is timed on"), 1e-5)
 
 
 def measure(n_tokens: int, features: int, k: int, steps: int, n_sample: int) -> dict[str, float]:
