@@ -15,8 +15,9 @@ from crossproof.binding.encoding import encode
 from crossproof.errors import CrossproofError
 from crossproof.interaction.attention.removal import second_differences
 from crossproof.interaction.norms.removal import norm_share
-from crossproof.study.units.results import CoderRecord, Measured, UnitsStudy, study_of, tables
-from crossproof.study.units.study import UnitsConfig, described, measured, run
+from crossproof.study.dictionaries import CoderRecord, described
+from crossproof.study.units.results import Measured, UnitsStudy, study_of, tables
+from crossproof.study.units.study import UnitsConfig, measured, run
 from tests.binding import coders
 from tests.subject import tiny
 

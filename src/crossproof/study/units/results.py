@@ -13,9 +13,8 @@ from torch import Tensor
 
 from crossproof.interaction.account import Account
 from crossproof.interaction.result_view import three_digits
-
-DRAWS = 1000
-PLAIN = "plain"
+from crossproof.study.dictionaries import PLAIN, CoderRecord
+from crossproof.study.estimates import Drawn, Estimate, by_text, combine, drawn, estimate, text_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,38 +30,6 @@ class Measured:
 
 class Record(BaseModel):
     model_config = ConfigDict(extra="forbid")
-
-
-class CoderRecord(Record):
-    """A dictionary that was compared."""
-
-    coder: str
-    penalty: str
-    """`plain`, or what its penalty was."""
-    otherwise: str = ""
-    """In what else its training differs from that of others here, but for the seed."""
-    seed: int | None
-    unexplained: float | None
-
-    @property
-    def group(self) -> str:
-        """Dictionaries trained alike, but for their seeds."""
-        return ", ".join(filter(None, (self.penalty, self.otherwise)))
-
-    @property
-    def baseline(self) -> str:
-        """The group without a penalty that is trained like this one."""
-        return ", ".join(filter(None, (PLAIN, self.otherwise)))
-
-
-class Estimate(Record):
-    """A mean over dictionaries, and its 95 % interval from resampled texts, these dictionaries held fixed."""
-
-    value: float
-    low: float
-    high: float
-    each: list[float]
-    """Of each dictionary: how far they lie apart, no interval says."""
 
 
 class UnitRecord(Record):
@@ -104,9 +71,7 @@ def study_of(
     for record, measured in found:
         groups.setdefault(record.group, []).append((record, measured))
     texts = len(found[0][1].account.tokens)
-    drawn = torch.randint(texts, (DRAWS, texts), generator=torch.Generator().manual_seed(seed))
-    weights = torch.zeros(DRAWS, texts, dtype=torch.float64)
-    weights.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+    weights = text_weights(texts, seed)
     units = []
     for group, members in groups.items():
         first, dictionaries = members[0][0], [its for _, its in members]
@@ -119,9 +84,9 @@ def study_of(
                     group=group,
                     unit=name,
                     kind=kind,
-                    size=_estimate(sizes) if sizes else None,
+                    size=estimate(sizes) if sizes else None,
                     written=float(torch.stack([its.account.written[number] for its in dictionaries]).mean()),
-                    account=_estimate([_account(its, number, weights) for its in dictionaries]),
+                    account=estimate([_account(its, number, weights) for its in dictionaries]),
                     against_plain=_ratio(sizes, bases),
                 )
             )
@@ -129,32 +94,21 @@ def study_of(
     return UnitsStudy(subject=subject, tokens=tokens, sampled=sampled, coders=records, units=units)
 
 
-Drawn = tuple[float, Float64[Tensor, " draw"]]
-"""A mean over texts, and that of each draw; not a number in a draw without a sampled token."""
-
-
 def _size(its: Measured, unit: str, weights: Float64[Tensor, "draw text"]) -> Drawn:
-    sizes, of_rows = its.sizes[unit], weights[:, its.text]
-    return float(sizes.mean()), of_rows @ sizes / of_rows.sum(1)
+    """Per sampled token; not a number in a resample without one."""
+    sizes, texts = its.sizes[unit], weights.shape[1]
+    return drawn(by_text(sizes, its.text, texts), by_text(torch.ones_like(sizes), its.text, texts), weights)
 
 
 def _account(its: Measured, unit: int, weights: Float64[Tensor, "draw text"]) -> Drawn:
-    totals, tokens = its.account.by_text[:, unit], its.account.tokens.double()
-    return float(totals.sum() / tokens.sum()), weights @ totals / (weights @ tokens)
+    return drawn(its.account.by_text[:, unit], its.account.tokens.double(), weights)
 
 
 def _ratio(sizes: Sequence[Drawn], bases: Sequence[Drawn]) -> Estimate | None:
-    if not sizes or not bases or sum(value for value, _ in bases) == 0:
+    if not sizes or not bases or sum(base.value for base in bases) == 0:
         return None
-    base = sum(value for value, _ in bases) / len(bases)
-    of_draws = torch.stack([draws for _, draws in bases]).mean(0)
-    return _estimate([(value / base, draws / of_draws) for value, draws in sizes])
-
-
-def _estimate(members: Sequence[Drawn]) -> Estimate:
-    each, draws = [value for value, _ in members], torch.stack([of_draws for _, of_draws in members]).mean(0)
-    low, high = draws.nanquantile(torch.tensor([0.025, 0.975], dtype=draws.dtype)).tolist()
-    return Estimate(value=sum(each) / len(each), low=low, high=high, each=each)
+    base = combine(lambda *values: torch.stack(values).mean(0), *bases)
+    return estimate([combine(lambda size, base: size / base, size, base) for size in sizes])
 
 
 def tables(found: UnitsStudy) -> dict[str, list[dict[str, Any]]]:

@@ -14,9 +14,9 @@ run.json  results.json
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from jaxtyping import Float64, Int
@@ -27,18 +27,17 @@ from crossproof import runs
 from crossproof.binding.account import attention_inputs
 from crossproof.binding.bound import bound_mlps, neurons_of
 from crossproof.binding.bound_units import bound_norms, heads_in
-from crossproof.binding.config import PenaltyConfig
 from crossproof.binding.encoding import Encoded, encode
 from crossproof.binding.interactions import choose_kinds, of_encoded
 from crossproof.crosscoder.config import Strict
-from crossproof.crosscoder.evaluate import Evaluation
 from crossproof.crosscoder.model import Crosscoder
-from crossproof.errors import BadFile, CrossproofError
+from crossproof.errors import CrossproofError
 from crossproof.interaction.attention.removal import second_differences
 from crossproof.interaction.norms.removal import norm_share
 from crossproof.interaction.result import choose_metrics
 from crossproof.progress import progress
-from crossproof.study.units.results import PLAIN, CoderRecord, Measured, UnitsStudy, study_of
+from crossproof.study.dictionaries import described
+from crossproof.study.units.results import Measured, UnitsStudy, study_of
 from crossproof.subject.subject import Subject
 from crossproof.subject.tokens import Tokens
 
@@ -84,52 +83,6 @@ def study(config: UnitsConfig, subject: Subject, coders: Sequence[Crosscoder], t
     records = described(config.coders)
     found = [(about, measured(subject, coder, tokens, rows)) for about, coder in zip(records, coders, strict=True)]
     return study_of(subject.name, found, tokens.n_kept, len(rows), config.seed)
-
-
-ANYHOW = ("subject", "seed", "out", "data", "device", "track", "eval_texts", "penalty")
-"""In these settings dictionaries trained alike may differ; the penalty has a name of its own."""
-
-
-def described(names: Sequence[str]) -> list[CoderRecord]:
-    """How each crosscoder was trained, as its run says; one without its run is like no other."""
-    trained = [_trained(Path(name)) for name in names]
-    others = [{key: str(value) for key, value in its.items() if key not in ANYHOW} for its in trained]
-    known = [its for its in others if its]
-    differ = sorted(key for key in {key for its in known for key in its} if len({its.get(key) for its in known}) > 1)
-    records = []
-    for name, its, rest in zip(names, trained, others, strict=True):
-        what = [f"{key} {rest[key]}" for key in differ if key in rest] if its else [name]
-        record = CoderRecord(
-            coder=name, penalty=_penalty(its.get("penalty", {})), seed=its.get("seed"), unexplained=None
-        )
-        unexplained = _unexplained(Path(name))
-        records.append(record.model_copy(update={"otherwise": ", ".join(what), "unexplained": unexplained}))
-    return records
-
-
-def _trained(folder: Path) -> dict[str, Any]:
-    """The settings of the run that trained a crosscoder; none if there is no such run."""
-    try:
-        run = runs.read(folder)
-    except BadFile:
-        return {}
-    return dict(run.config) if run.kind == "train" else {}
-
-
-def _unexplained(folder: Path) -> float | None:
-    try:
-        return runs.read_results(folder, Evaluation).mean_unexplained
-    except BadFile:
-        return None
-
-
-def _penalty(config: Mapping[str, Any]) -> str:
-    if config.get("weight", 0) == 0:
-        return PLAIN
-    usual = PenaltyConfig().model_dump(mode="json")
-    named = {key: value for key, value in config.items() if value != usual.get(key)}
-    shown = {key: " ".join(value) if isinstance(value, list) else value for key, value in named.items()}
-    return "penalty " + ", ".join(f"{key} {value}" for key, value in shown.items())
 
 
 @torch.no_grad()
