@@ -19,6 +19,7 @@ from crossproof.errors import BadFile, MismatchError
 from crossproof.files import read_jsonl
 from crossproof.interaction.attention.penalty import AttentionPenalty
 from crossproof.interaction.norm_penalty import NormPenalty
+from crossproof.interaction.output_penalty import ALL, OutputPenalty
 from crossproof.interaction.penalty import InteractionPenalty
 from crossproof.units import MLP, Attention, Norm
 from tests.crosscoder import toys
@@ -139,6 +140,32 @@ def test_with_six_mlps_gradients_reach_encoder_and_decoder_and_are_finite_differ
                 parameter.sub_(sign * step)
         expected = (values[0] - values[1]) / 2
         assert float((parameter.grad * step).sum()) == pytest.approx(expected, rel=1e-4), name
+
+
+@pytest.mark.parametrize("settings", [{}, {"q": 2}, {"control": "output"}])
+def test_the_form_output_looks_at_true_inputs_and_its_gradients_are_finite_differences(
+    settings: dict[str, object],
+) -> None:
+    coder, raw = eight_sites(), activations()
+    its = term(form="output", **settings)
+    value = its(batch_of(coder, raw))
+    q = ALL if "control" in settings else int(str(settings.get("q", 1)))
+    directions, biases = [coder.decoder[:, site] for site in ORDER], [coder.decoder_bias[site] for site in ORDER]
+    inputs = [raw[:, site] for site in ORDER]
+    expected = OutputPenalty(mlps(6), q)(coder.encode(raw), directions, inputs, biases)
+    assert float(value) == pytest.approx(3 * float(expected), rel=1e-9)
+    assert float(its(batch_of(coder.folded().double(), raw))) == pytest.approx(float(value), rel=1e-5)
+    value.backward()
+    for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
+        parameter = getattr(coder, name)
+        step = 1e-6 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                parameter.add_(sign * step)
+                values.append(float(its(batch_of(coder, raw))))
+                parameter.sub_(sign * step)
+        assert float((parameter.grad * step).sum()) == pytest.approx((values[0] - values[1]) / 2, rel=1e-4), name
 
 
 def test_the_weight_rises_over_the_warm_up() -> None:

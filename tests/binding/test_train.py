@@ -61,13 +61,26 @@ def test_the_config_knows_every_form_scaling_and_control() -> None:
     def options(field: str) -> set[str]:
         return set(get_args(PenaltyConfig.model_fields[field].annotation))
 
-    assert options("form") == set(get_args(Form))
+    assert options("form") == {"output", *get_args(Form)}
     assert options("scaling") == set(get_args(Scaling))
-    assert options("control") == {"none", *get_args(ControlName)}
+    assert options("control") == {"none", "output", *get_args(ControlName)}
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"weight": -1}, {"neurons": 0}, {"neurons": 1.5}, {"q": 0}, {"form": "mass", "q": 2}, {"wieght": 1}]
+    "wrong",
+    [
+        {"weight": -1},
+        {"neurons": 0},
+        {"neurons": 1.5},
+        {"q": 0},
+        {"form": "mass", "q": 2},
+        {"wieght": 1},
+        {"form": "output", "scaling": "paper"},
+        {"form": "output", "neurons": 0.5},
+        {"form": "output", "control": "l1_features"},
+        {"form": "dominant", "control": "output"},
+        {"form": "output", "control": "output", "q": 2},
+    ],
 )
 def test_settings_that_make_no_sense_are_refused_by_name(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(reversed(wrong))):

@@ -14,6 +14,7 @@ from crossproof.crosscoder.losses import Batch, Reconstruction, ramp
 from crossproof.interaction.attention.penalty import CONTEXT, AttentionPenalty
 from crossproof.interaction.controls import Control, Matched
 from crossproof.interaction.norm_penalty import NormPenalty
+from crossproof.interaction.output_penalty import ALL, OutputPenalty
 from crossproof.interaction.penalty import InteractionPenalty
 from crossproof.units import MLP, Attention, GatedMLP, Norm
 
@@ -43,6 +44,7 @@ class PenaltyTerm(nn.Module):
         super().__init__()
         self.config = config
         self.penalty: InteractionPenalty | Matched | None = None
+        self.output: OutputPenalty | None = None
         self.attention: AttentionPenalty | None = None
         self.norm: NormPenalty | None = None
         bound = list(zip(units, sites, strict=True))
@@ -52,8 +54,10 @@ class PenaltyTerm(nn.Module):
         self.mlp_sites, self.attention_sites, self.norm_sites = (
             [site for _, site in its] for its in (mlps, attention, norms)
         )
-        if "mlp" in config.on:
-            its = [unit for unit, _ in mlps]
+        its = [unit for unit, _ in mlps]
+        if "mlp" in config.on and config.form == "output":
+            self.output = OutputPenalty(its, ALL if config.control == "output" else config.q)
+        elif "mlp" in config.on:
             penalty = InteractionPenalty(
                 its, config.form, config.q, config.scaling, config.weighted, config.neurons, seed
             )
@@ -88,6 +92,9 @@ class PenaltyTerm(nn.Module):
             if isinstance(self.penalty, Matched):
                 arguments.append(Reconstruction()(batch) if self.config.control == "reconstruction" else None)
             values.append(self.penalty(*arguments))
+        if self.output is not None:
+            inputs = [batch.x.unflatten(1, b_dec.shape)[:, site] / scales[site] for site in self.mlp_sites]
+            values.append(self.output(codes, directions(self.mlp_sites), inputs, biases(self.mlp_sites)))
         if self.attention is not None:
             values.append(self.attention(codes, directions(self.attention_sites)))
         if self.norm is not None:

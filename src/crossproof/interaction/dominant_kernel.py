@@ -76,13 +76,13 @@ class _Dominant(torch.autograd.Function):
         strength = torch.zeros_like(per_feature).index_add_(0, pattern.features, values)
         total = strength.double() @ per_feature.double()
 
-        top = torch.zeros((), dtype=torch.float64, device=values.device)
+        kept = torch.zeros((), dtype=torch.float64, device=values.device)
         of_values = values.new_zeros(len(values) + 1)  # the last is where slots that no token needs write
         winners: list[tuple[Chunk, Int[Tensor, "q token neuron"]]] = []
         for chunk in pieces:
             p = chunk.contributions(magnitude)
-            largest, slots = _top(p, q)
-            top += largest.sum(dtype=torch.float64)
+            largest, slots = top(p, q)
+            kept += largest.sum(dtype=torch.float64)
             winners.append((chunk, slots.to(torch.int16 if p.shape[1] < 2**15 else torch.int64)))
             _add_to_values(of_values, chunk, largest, slots)
         by = size(total)
@@ -96,7 +96,7 @@ class _Dominant(torch.autograd.Function):
             of_directions = (won @ W_in.T).div_(-by.to(values))
             of_values = (per_feature[pattern.features] - of_values[:-1]) / by.to(values)
             ctx.save_for_backward(of_values, of_directions)
-        return ((total - top).clamp(min=0) / by).to(values)  # not below 0 by rounding
+        return ((total - kept).clamp(min=0) / by).to(values)  # not below 0 by rounding
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -107,7 +107,7 @@ class _Dominant(torch.autograd.Function):
         return to_values, to_directions, None, None, None, None, None, None
 
 
-def _top(
+def top(
     p: Float[Tensor, "token slot neuron"], q: int
 ) -> tuple[Float[Tensor, "q token neuron"], Int[Tensor, "q token neuron"]]:
     """The q largest over the slots and where they are, ties to the lowest slot. Uses p up."""
