@@ -29,17 +29,20 @@ class _Kept(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, A: Tensor, pattern: Pattern, q: int) -> Tensor:
         values, A = values.detach(), A.detach()
-        sums = A.new_zeros(pattern.n_rows, A.shape[1])
+        magnitude, sums = A.abs(), A.new_zeros(pattern.n_rows, A.shape[1])
         winners: list[tuple[Chunk, Int[Tensor, "q token neuron"] | None]] = []
         for chunk in cut(Codes(pattern, values), A.shape[1]):
-            p = chunk.contributions(A)
-            if q >= p.shape[1]:
-                sums[chunk.tokens] = p.sum(1)
+            if q >= chunk.features.shape[1]:
+                sums[chunk.tokens] = chunk.contributions(A).sum(1)
                 winners.append((chunk, None))
                 continue
-            _, slots = top(p.abs(), q)
-            sums[chunk.tokens] = p.gather(1, slots.transpose(0, 1)).sum(1)
-            winners.append((chunk, slots.to(torch.int16 if p.shape[1] < 2**15 else torch.int64)))
+            largest, slots = top(chunk.contributions(magnitude), q)
+            signed = [
+                most.copysign(A.gather(0, chunk.features.gather(1, its)))
+                for most, its in zip(largest, slots, strict=True)
+            ]
+            sums[chunk.tokens] = torch.stack(signed).sum(0) if q > 1 else signed[0]
+            winners.append((chunk, slots.to(torch.int16 if chunk.features.shape[1] < 2**15 else torch.int64)))
         ctx.winners = winners
         ctx.save_for_backward(values, A)
         return sums
