@@ -66,6 +66,11 @@ class Grid(_Record):
     measure: str
     """What the colours are."""
 
+    @model_validator(mode="after")
+    def _as_many(self) -> Grid:
+        _fits(self.values, len(self.rows), len(self.columns))
+        return self
+
 
 class Figure(_Record):
     id: str
@@ -82,12 +87,27 @@ class Figure(_Record):
     log_y: bool = False
     note: str = ""
 
+    @model_validator(mode="after")
+    def _one_kind(self) -> Figure:
+        if (self.kind == "grid") != (self.grid is not None) or (self.kind == "grid" and self.series):
+            raise ValueError("a figure of kind `grid` has a grid and no series, any other has series and no grid")
+        return self
+
 
 class Table(_Record):
     title: str
     columns: tuple[str, ...] = Field(min_length=1)
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Table:
+        _fits(self.rows, len(self.rows), len(self.columns))
+        return self
+
+    @property
+    def by_column(self) -> tuple[tuple[Cell, ...], ...]:
+        return tuple(tuple(row[column] for row in self.rows) for column in range(len(self.columns)))
 
     @classmethod
     def of(cls, title: str, rows: list[dict[str, Cell]], note: str = "") -> Table:
@@ -132,3 +152,32 @@ class Findings(_Record):
     passages: tuple[Passage, ...] = ()
     notes: tuple[str, ...] = ()
     """What the numbers do not say by themselves: what was held out, what the intervals resample, limits."""
+
+
+class SummaryRow(_Record):
+    """A claim among those of many studies."""
+
+    id: str
+    paper: str
+    ours: float | None
+    low: float | None
+    high: float | None
+    verdict: Verdict
+    claim: str
+    measure: str
+    study: str
+    """The name of the run folder."""
+
+
+class Summary(_Record):
+    """`results.json` of many studies together."""
+
+    claims: tuple[SummaryRow, ...]
+
+
+def _fits(values: tuple[tuple[Cell, ...], ...], rows: int, columns: int) -> None:
+    if len(values) != rows:
+        raise ValueError(f"{len(values)} rows of values for {rows} rows")
+    for number, row in enumerate(values):
+        if len(row) != columns:
+            raise ValueError(f"row {number} has {len(row)} values for {columns} columns")

@@ -115,7 +115,7 @@ def read(folder: Path) -> Run:
     try:
         return Run.model_validate(read_json(folder / RUN))
     except ValidationError as error:
-        raise BadFile(f"{folder / RUN}: {_first(error)}") from error
+        raise BadFile(f"{folder / RUN}: {first_problem(error)}") from error
 
 
 def read_results(folder: Path, kind: type[Results]) -> Results:
@@ -127,9 +127,9 @@ def read_results(folder: Path, kind: type[Results]) -> Results:
     except ValidationError as error:
         writer, reader = _writer(run.versions, run.git_commit), _writer(_versions(), _git_commit())
         if writer == reader:
-            raise BadFile(f"{folder / RESULTS} was edited, or this code was: {_first(error)}") from error
+            raise BadFile(f"{folder / RESULTS} was edited, or this code was: {first_problem(error)}") from error
         raise BadFile(
-            f"{folder / RESULTS} was written by {writer} (this is {reader}) with other fields: {_first(error)}; "
+            f"{folder / RESULTS} was written by {writer} (this is {reader}) with other fields: {first_problem(error)}; "
             f"run its command again, into a new folder: {run.command}"
         ) from error
 
@@ -146,8 +146,8 @@ def _writer(versions: dict[str, str], commit: str | None) -> str:
     return f"crossproof {versions.get('crossproof', 'of no version')}" + (f" at commit {commit[:10]}" if commit else "")
 
 
-def _first(error: ValidationError) -> str:
-    """The first of its problems."""
+def first_problem(error: ValidationError) -> str:
+    """The field and what is wrong with it: the first of its problems."""
     first = error.errors()[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 

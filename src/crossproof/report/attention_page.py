@@ -28,7 +28,7 @@ def attention_page(folder: Path) -> str:
     arrays = read_safetensors(folder / ATTENTION_ARRAYS)
     _check(folder, found, arrays)
     body = "".join((_top(found), _pattern(found), _split(found), _terms(found), _pairs(found), _about(run)))
-    return page(f"Attention: {headline(found)}", body, _data(found, arrays), "attention_page.js")
+    return page(f"Attention: {headline(found)}", body, _data(found, arrays), "attention_page.css", "attention_page.js")
 
 
 def _data(found: AttentionRecord, arrays: dict[str, Tensor]) -> dict[str, Any]:

@@ -22,13 +22,25 @@ def need_plotly() -> None:
         raise CrossproofError("the page is drawn by plotly, which is missing: pip install 'crossproof[page]'")
 
 
-def page(title: str, body: str, data: dict[str, Any], script: str) -> str:
-    """A whole page. `body` is HTML, escaped where it must be; `script` a file beside this one, which reads `data`."""
+def page(title: str, body: str, data: dict[str, Any], *parts: str) -> str:
+    """A whole page. `body` is HTML, escaped where it must be. `parts` are files beside this one: styles that come after
+    those of all pages, and scripts, which read `data`.
+    """
     need_plotly()
     from plotly.offline import get_plotlyjs
 
     # inside a script element only < could end it
     embedded = json.dumps(data, allow_nan=False, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+    scripts = (
+        f'<script type="application/json" id="data">{embedded}</script>',
+        f"<script>{get_plotlyjs()}</script>",
+        f"<script>{_texts(*(part for part in parts if part.endswith('.js')))}</script>",
+    )
+    return still_page(title, body, *(part for part in parts if part.endswith(".css")), after="\n".join(scripts))
+
+
+def still_page(title: str, body: str, *styles: str, after: str = "") -> str:
+    """One that needs no scripts."""
     return "\n".join(
         (
             "<!doctype html>",
@@ -37,14 +49,16 @@ def page(title: str, body: str, data: dict[str, Any], script: str) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">',
             f"<title>{escape(title)}</title>",
-            f"<style>{(HERE / 'page.css').read_text()}</style></head>",
+            f"<style>{_texts('page.css', *styles)}</style></head>",
             f"<body><main>{body}</main>",
-            f'<script type="application/json" id="data">{embedded}</script>',
-            f"<script>{get_plotlyjs()}</script>",
-            f"<script>{(HERE / script).read_text()}</script>",
+            after,
             "</body></html>\n",
         )
     )
+
+
+def _texts(*names: str) -> str:
+    return "".join((HERE / name).read_text() for name in names)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int = 1) -> str:
