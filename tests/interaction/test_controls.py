@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from typing import get_args
 
 import pytest
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from crossproof.codes import Codes
 from crossproof.errors import CrossproofError, MismatchError
-from crossproof.interaction.controls import MATCHED_ON, Control, ControlName, Matched, matched_weight
+from crossproof.interaction.controls import MATCHED_ON, Control, ControlName, Matched
 from crossproof.interaction.penalty import InteractionPenalty
 from crossproof.units import MLP, GatedMLP
 
@@ -208,38 +207,3 @@ def test_what_does_not_fit_is_named() -> None:
         Control("l1_table", units)(f, [d[:, :3] for d in directions])
     with pytest.raises(MismatchError, match="different dictionaries"):
         Control("l1_features", units)(Codes.from_dense(f[:, :5]), directions)
-
-
-def test_matching_by_cost_finds_the_weight_in_few_trainings() -> None:
-    tried = []
-
-    def cost(weight: float) -> float:
-        tried.append(weight)
-        return 250 + 3 * weight**0.7
-
-    found = matched_weight(cost, target=300.0, low=1e-2, high=1e4, tolerance=0.001)
-    assert cost(found) == pytest.approx(300, rel=0.001)
-    assert len(tried) < 20
-    assert matched_weight(lambda w: -w, target=-40.0, low=1.0, high=100.0, tolerance=1e-3) == pytest.approx(40, 2e-3)
-    assert matched_weight(cost, target=cost(5.0), low=5.0, high=6.0) == 5.0
-
-
-def test_a_bracket_that_cannot_hold_the_target_is_refused() -> None:
-    def matched(cost=lambda w: w, target=10.0, low=1.0, high=100.0, tolerance=1e-3) -> float:
-        return matched_weight(cost, target, low, high, tolerance)
-
-    with pytest.raises(
-        CrossproofError, match=r"the cost is 1 at the weight 1 and 100 at 100: the target 500 .*raise h"
-    ):
-        matched(target=500.0)
-    with pytest.raises(CrossproofError, match="lower low"):
-        matched(target=0.5)
-    for low, high in pairwise([0.0, 5.0, 5.0, math.inf]):
-        with pytest.raises(CrossproofError, match="give 0 < low < high"):
-            matched(low=low, high=high)
-    with pytest.raises(CrossproofError, match="tolerance"):
-        matched(tolerance=0.0)
-    with pytest.raises(CrossproofError, match=r"it is nan at the weight 10; lower `high`"):
-        matched(lambda w: w if w in (1.0, 100.0) else math.nan, target=50.0)
-    with pytest.raises(CrossproofError, match="jumps past the target"):
-        matched(lambda w: 1.0 if w < 7 else 100.0, target=50.0)

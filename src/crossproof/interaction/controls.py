@@ -16,7 +16,6 @@ never loops over tokens × neurons × features: Σ_t Σ_n Σ_i |p| = Σ_i (Σ_t 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
@@ -105,47 +104,6 @@ class Matched(nn.Module):
     def weight(self) -> Float[Tensor, ""]:
         derived, control = self.sums.unbind()
         return torch.where(control == 0, torch.zeros_like(control), derived / control)
-
-
-def matched_weight(
-    cost: Callable[[float], float], target: float, low: float, high: float, tolerance: float = 0.01
-) -> float:
-    """The weight between `low` and `high` at which `cost` is `target`, up to `tolerance` times the target.
-
-    For studies that train several times: `cost(weight)` is the reconstruction error of a run with a control at that
-    weight, `target` that of the run with the derived penalty. The bracket is halved on a logarithmic scale.
-    """
-    if not 0 < low < high < math.inf:
-        raise CrossproofError(f"low, high: {low:g} and {high:g} are no bracket; give 0 < low < high")
-    if tolerance <= 0:
-        raise CrossproofError(f"tolerance: {tolerance:g} can never be met; give a fraction of the target above 0")
-
-    def beyond(weight: float) -> float:
-        found = cost(weight)
-        if not math.isfinite(found):
-            raise CrossproofError(f"cost: it is {found} at the weight {weight:g}; lower `high`")
-        return found - target
-
-    close = tolerance * abs(target)
-    at_low, at_high = beyond(low), beyond(high)
-    for weight, difference in ((low, at_low), (high, at_high)):
-        if abs(difference) <= close:
-            return weight
-    if (at_low > 0) == (at_high > 0):
-        raise CrossproofError(
-            f"low, high: the cost is {at_low + target:g} at the weight {low:g} and {at_high + target:g} at {high:g}: "
-            f"the target {target:g} does not lie between them; {'lower low' if at_low > 0 else 'raise high'}, or, if "
-            "the cost falls with the weight, the other one"
-        )
-    while high / low > 1 + 1e-6:
-        middle = math.sqrt(low * high)
-        difference = beyond(middle)
-        if abs(difference) <= close:
-            return middle
-        low, high = (middle, high) if (difference > 0) == (at_low > 0) else (low, middle)
-    raise CrossproofError(
-        f"cost: it jumps past the target {target:g} at the weight {low:g}; raise tolerance (now {tolerance:g})"
-    )
 
 
 def _weights(unit: MLP | GatedMLP) -> Float[Tensor, "d_model pre_activation"]:
