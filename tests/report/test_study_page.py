@@ -16,7 +16,7 @@ from crossproof.errors import BadFile, CrossproofError
 from crossproof.findings import Findings, Summary
 from crossproof.report import page as report_page
 from crossproof.report.page import HERE
-from crossproof.report.studies import claims_json
+from crossproof.report.studies import summary
 from crossproof.report.study_page import PARTS, write_report
 from tests.report.made import NASTY, claim, findings, run_folder
 from tests.report.test_attention_page import Parsed
@@ -206,7 +206,7 @@ def test_a_missing_plotly_is_refused_by_name(tmp_path: Path, monkeypatch: pytest
 
 def test_all_claims_are_one_list(tmp_path: Path) -> None:
     folders = [run_folder(tmp_path / "one"), run_folder(tmp_path / "two", findings(claims=(claim("b"),)))]
-    found = claims_json(folders)
+    found = summary(folders).model_dump(mode="json")
     assert Summary.model_validate(json.loads(json.dumps(found, allow_nan=False))).model_dump(mode="json") == found
     assert [(its["study"], its["id"]) for its in found["claims"]] == [
         ("one", "made.first"), ("one", "made.second"), ("two", "b"),

@@ -1,6 +1,6 @@
 """The command line: one command a verb. It parses, calls the library and prints.
 
-`commands.py` has the commands, `outcomes.py` what they show.
+`commands.py` and `studies.py` have the commands, `outcomes.py` what they show.
 """
 
 from __future__ import annotations
@@ -12,10 +12,16 @@ from typing import Any
 
 import tyro
 
-from crossproof.cli.commands import COMMANDS, train
+from crossproof.cli.commands import COMMANDS
 from crossproof.cli.outcomes import Outcome
+from crossproof.cli.studies import CONFIGURED, REPORTING
 from crossproof.errors import CrossproofError, nearest
 
+FUNCTIONS = COMMANDS | REPORTING
+ABOUT = {name: command.about for name, command in CONFIGURED.items()} | {
+    name: (command.__doc__ or "").splitlines()[0] for name, command in FUNCTIONS.items()
+}
+"""Every command, and what it does."""
 OUT_OF_MEMORY = "out of memory; lower --buffer-tokens first, then --harvest-texts, then --batch-tokens"
 
 
@@ -32,8 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(__version__)
         return 0
-    if name not in COMMANDS:
-        close = nearest(name, COMMANDS)
+    if name not in ABOUT:
+        close = nearest(name, ABOUT)
         print(f"crossproof: no command {name!r}" + (f"; did you mean {close}?" if close else ""), file=sys.stderr)
         print(_usage(), file=sys.stderr)
         return 2
@@ -49,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
             return _complain(name, f"{OUT_OF_MEMORY} ({error})")
         raise
     except KeyboardInterrupt:
-        hint = "; repeat the command to go on from the last checkpoint" if name == "train" else ""
+        hint = "; repeat the command to go on" if name in CONFIGURED else ""
         return _complain(name, f"stopped{hint}", status=130)
     _print(outcome, as_json)
     return outcome.status
@@ -57,13 +63,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(name: str, arguments: list[str]) -> Outcome:
     os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")  # an option's error is no place for a link
-    command = COMMANDS[name]
     options: dict[str, Any] = {"prog": f"crossproof {name}", "args": arguments}
-    if command is not train:
-        return tyro.cli(command, **options)
-    from crossproof.binding.config import PenalisedTrainConfig
-
-    return train(tyro.cli(PenalisedTrainConfig, description=train.__doc__, **options))
+    if name not in CONFIGURED:
+        return tyro.cli(FUNCTIONS[name], **options)
+    command = CONFIGURED[name]
+    return command.run(tyro.cli(command.config_class(), description=command.about, **options))
 
 
 def _print(outcome: Outcome, as_json: bool) -> None:
@@ -84,10 +88,8 @@ def _complain(name: str, problem: str, status: int = 1) -> int:
 
 
 def _usage() -> str:
-    width = max(map(len, COMMANDS))
-    lines = "\n".join(
-        f"  {name:<{width}}  {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()
-    )
+    width = max(map(len, ABOUT))
+    lines = "\n".join(f"  {name:<{width}}  {about}" for name, about in ABOUT.items())
     return (
         "usage: crossproof COMMAND [OPTIONS]\n\n"
         "How the features of a crosscoder interact, and what can be proved from them.\n\n"

@@ -1,4 +1,4 @@
-"""The commands: each a function whose arguments are its options, and which returns what it found.
+"""The commands that are functions: their arguments are the options, and they return what they found.
 
 Nothing heavy is imported before a command runs, and no help needs torch.
 """
@@ -8,23 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
 from crossproof.cli import outcomes
 from crossproof.cli.outcomes import Outcome
 from crossproof.errors import CrossproofError
-
-if TYPE_CHECKING:
-    from crossproof.binding.config import PenalisedTrainConfig
-
-
-def train(config: PenalisedTrainConfig) -> Outcome:
-    """Train a crosscoder on a model, evaluate it and save it in a run folder."""
-    from crossproof.binding.train import train
-
-    return outcomes.evaluation(config.out, train(config))
 
 
 def show(folder: Annotated[Path, tyro.conf.Positional]) -> Outcome:
@@ -319,7 +309,6 @@ def _at_least(least: int, **options: int) -> None:
 
 
 COMMANDS: dict[str, Callable[..., Outcome]] = {
-    "train": train,
     "interactions": interactions,
     "attention": attention,
     "span": span,

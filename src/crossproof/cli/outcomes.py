@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crossproof.errors import BadFile
+from crossproof.files import read_json
+from crossproof.findings import FINDINGS
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from crossproof.binding.measure_span import SpanStudy
     from crossproof.crosscoder.evaluate import Evaluation
-    from crossproof.interaction.result_view import Summary
+    from crossproof.findings import Claim, Summary, SummaryRow
+    from crossproof.interaction.result_view import Summary as InteractionSummary
     from crossproof.records import AttentionRecord
     from crossproof.study.ground_truth.results import GroundTruthStudy
     from crossproof.study.planted_units.results import PlantedUnitsStudy
@@ -50,8 +53,11 @@ def of_run(folder: Path) -> Outcome:
         "planted-units": ("study.planted_units.results", "PlantedUnitsStudy", planted_units),
         "ranking": ("study.ranking.results", "RankingStudy", ranking),
         "unit-ranking": ("study.unit_ranking.results", "UnitRanking", unit_ranking),
+        "paper": ("findings", "Summary", partial(claims, page=folder / "report.html")),
     }
     kind = runs.read(folder).kind
+    if (folder / FINDINGS).exists():
+        return findings(folder, read_json(folder / runs.RESULTS))
     if kind not in kinds:
         raise BadFile(f"{folder} holds a run of the kind {kind!r}, which this version cannot show")
     module, name, shown = kinds[kind]
@@ -79,7 +85,7 @@ def evaluation(folder: Path, results: Evaluation) -> Outcome:
     return Outcome(results.model_dump(mode="json"), (table(str(folder), rows), summary))
 
 
-def interactions(found: Summary) -> Outcome:
+def interactions(found: InteractionSummary) -> Outcome:
     above, below = (text("{:.0%}", share) for share in (found.above_chance, found.below_chance))
     chance = "" if found.above_chance is None else f" · {above} of them more often than by chance, {below} less"
     summary = (
@@ -212,6 +218,42 @@ def _study(found: BaseModel, tables: dict[str, list[dict[str, Any]]], *after: st
     return Outcome(found.model_dump(mode="json"), (*(table(title, rows) for title, rows in tables.items()), *after))
 
 
+def findings(folder: Path, results: Any) -> Outcome:
+    """What a study of the paper's claims wrote beside its results."""
+    from rich.markup import escape
+
+    from crossproof.report.studies import read_studies
+    from crossproof.report.words import cells
+
+    said = read_studies([folder])[0].findings
+    shown: list[Any] = [f"[bold]{escape(said.title)}[/]", escape(said.question), "", escape(said.answer), ""]
+    if said.claims:
+        shown.append(_claims(said.claims))
+    for its in said.tables:
+        columns = [cells(column) for column in zip(*its.rows, strict=True)]
+        rows = [dict(zip(its.columns, map(escape, row), strict=True)) for row in zip(*columns, strict=True)]
+        if rows:
+            shown.append(table(escape(its.title), rows))
+    return Outcome(results, (*shown, *map(escape, said.notes)))
+
+
+def claims(found: Summary, page: Path) -> Outcome:
+    """What all studies together claim, and where their report is."""
+    return Outcome(found.model_dump(mode="json"), (_claims(found.claims), f"report: {page}"))
+
+
+def _claims(of: Iterable[Claim | SummaryRow]) -> Any:
+    from rich.markup import escape
+
+    from crossproof.report.words import interval
+
+    rows = [
+        {"claim": escape(its.claim), "paper": escape(its.paper), "ours": interval(its), "verdict": its.verdict}
+        for its in of
+    ]
+    return table("claims", rows, wrap=True)
+
+
 def finite(number: float) -> float | None:
     """JSON has no word for what is not a number."""
     return number if math.isfinite(number) else None
@@ -221,13 +263,13 @@ def text(form: str, number: float | None) -> str:
     return "–" if number is None else form.format(number)
 
 
-def table(title: str, rows: list[dict[str, Any]]) -> Any:
+def table(title: str, rows: list[dict[str, Any]], wrap: bool = False) -> Any:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(rows[0]):
-        table.add_column(column.replace("_", " "), justify="right" if i else "left", no_wrap=True)
+        table.add_column(column.replace("_", " "), justify="right" if i and not wrap else "left", no_wrap=not wrap)
     for row in rows:
         table.add_row(*map(_cell, row.values()))
     return table

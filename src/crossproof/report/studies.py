@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -45,14 +44,14 @@ def read_studies(folders: Sequence[Path]) -> list[Study]:
     return studies
 
 
-def claims_json(folders: Sequence[Path]) -> dict[str, Any]:
-    """What all studies claim: a `Summary`, ready to be written as JSON."""
+def summary(folders: Sequence[Path]) -> Summary:
+    """What all studies claim."""
     rows = [
         SummaryRow(study=study.name, **claim.model_dump(exclude={"why"}))
         for study in read_studies(folders)
         for claim in study.findings.claims
     ]
-    return Summary(claims=tuple(rows)).model_dump(mode="json")
+    return Summary(claims=tuple(rows))
 
 
 def _read(folder: Path) -> tuple[Run, Findings]:

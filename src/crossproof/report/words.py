@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from crossproof.findings import Cell, Claim, Verdict
+from crossproof.findings import Cell, Claim, SummaryRow, Verdict
 
 VERDICTS: tuple[Verdict, ...] = ("holds", "does not hold", "cannot tell")
 NONE = "–"
@@ -35,7 +35,7 @@ def numeric(column: Sequence[Cell]) -> bool:
     return bool(known) and not any(isinstance(value, str) for value in known)
 
 
-def interval(claim: Claim) -> str:
+def interval(claim: Claim | SummaryRow) -> str:
     """Ours, as `0.931 [0.902, 0.954]`."""
     if claim.ours is None:
         return NONE

