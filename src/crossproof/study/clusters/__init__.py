@@ -1,0 +1,1 @@
+"""Whether features that interact belong together: `study.py` measures, `results.py` shows."""
