@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from crossproof.crosscoder.evaluate import check_fits
 from crossproof.crosscoder.model import Crosscoder
+from crossproof.crosscoder.reading import part
 from crossproof.errors import MismatchError
 from crossproof.interaction.contributions import Neurons, contributions
 from crossproof.subject.subject import Subject
@@ -28,14 +28,17 @@ class BoundMLP:
 
 
 def bound_mlps(subject: Subject, coder: Crosscoder) -> tuple[BoundMLP, ...]:
-    """Every MLP whose input is one of the crosscoder's sites, in order of computation."""
-    check_fits(subject, coder)
+    """Every MLP whose input is one of the crosscoder's sites in this model, in order of computation.
+
+    The crosscoder may read other models too: their neurons and this one's are reached by the same codes.
+    """
+    sites = part(subject, coder).at
     mlps = [unit for unit in subject.units if isinstance(unit, MLP | GatedMLP)]
-    bound = tuple(BoundMLP(unit, coder.sites.index(unit.input_site)) for unit in mlps if unit.input_site in coder.sites)
+    bound = tuple(BoundMLP(unit, sites[unit.input_site]) for unit in mlps if unit.input_site in sites)
     if not bound:
         read = ", ".join(unit.input_site for unit in mlps)
         raise MismatchError(
-            f"this crosscoder has the sites {', '.join(coder.sites)}, and no MLP of {subject.name} reads one of them: "
+            f"this crosscoder has the sites {', '.join(sites)}, and no MLP of {subject.name} reads one of them: "
             + (f"they read {read}. Train a crosscoder that has these sites" if mlps else "it has no MLP")
         )
     return bound

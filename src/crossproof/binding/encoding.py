@@ -11,10 +11,10 @@ from torch import Tensor
 
 from crossproof.codes import Codes, Pattern
 from crossproof.crosscoder.model import Crosscoder
+from crossproof.crosscoder.reading import Models, parts
 from crossproof.errors import CrossproofError
 from crossproof.interaction.attention.heads import Passage
 from crossproof.progress import progress
-from crossproof.subject.subject import Subject
 from crossproof.subject.tokens import Tokens
 
 TEXTS_PER_PASS = 64
@@ -56,8 +56,11 @@ class Encoded:
 
 
 @torch.no_grad()
-def encode(subject: Subject, coder: Crosscoder, tokens: Tokens, sites: Sequence[str] = ()) -> Encoded:
-    """Encode all kept tokens; `sites`, some of the crosscoder's, are those whose values at other positions are kept."""
+def encode(models: Models, coder: Crosscoder, tokens: Tokens, sites: Sequence[str] = ()) -> Encoded:
+    """Encode all kept tokens; `sites`, some of the crosscoder's, are those whose values at other positions are kept.
+
+    Where a crosscoder reads several models, all of them read the texts, and `sites` are those of the first.
+    """
     if not isinstance(tokens, Tokens):
         raise CrossproofError(
             f"tokens: expected Tokens, not {type(tokens).__name__}; subject.texts(100) gives held-out ones, and "
@@ -65,15 +68,19 @@ def encode(subject: Subject, coder: Crosscoder, tokens: Tokens, sites: Sequence[
         )
     if tokens.n_kept == 0:
         raise CrossproofError(f"no tokens: none of the positions of these {len(tokens)} texts is kept")
+    read = parts(models, coder)
     found, given = [], [[] for _ in sites]  # type: tuple[list[Codes], list[list[Tensor]]]
     with progress("encoding", tokens.n_kept, "tokens") as bar:
         for batch in tokens.batches(TEXTS_PER_PASS):
             if batch.n_kept:
-                values = subject.cache(batch, coder.sites)
-                found.append(coder.encode(subject.kept(batch, coder.sites, values).to(coder.W_dec.device)))
-                seen = _before_a_kept_one(batch.keep).to(subject.device)
-                for site, its in zip(sites, given, strict=True):
-                    its.append(values[site][seen].to(coder.W_dec))
+                rows = coder.W_dec.new_empty(batch.n_kept, len(coder.sites), coder.config.width)
+                for number, (subject, its_sites, positions) in enumerate(read):
+                    values = subject.cache(batch, its_sites)
+                    rows[:, positions] = subject.kept(batch, its_sites, values).to(rows)
+                    seen = _before_a_kept_one(batch.keep).to(subject.device)
+                    for site, its in zip(sites, given, strict=True) if number == 0 else ():
+                        its.append(values[site][seen].to(coder.W_dec))
+                found.append(coder.encode(rows))
                 bar(batch.n_kept)
     features = torch.cat([codes.pattern.features for codes in found])
     counts = torch.cat([codes.pattern.row_starts.diff() for codes in found])
@@ -83,9 +90,9 @@ def encode(subject: Subject, coder: Crosscoder, tokens: Tokens, sites: Sequence[
     return Encoded(codes, tokens.keep, tuple(torch.cat(its) for its in given))
 
 
-def codes_of(subject: Subject, coder: Crosscoder, tokens: Tokens) -> Codes:
+def codes_of(models: Models, coder: Crosscoder, tokens: Tokens) -> Codes:
     """The codes of all kept tokens, text by text."""
-    return encode(subject, coder, tokens).codes
+    return encode(models, coder, tokens).codes
 
 
 def _before_a_kept_one(keep: Bool[Tensor, "text pos"]) -> Bool[Tensor, "text pos"]:

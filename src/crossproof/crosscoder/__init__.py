@@ -3,7 +3,8 @@
 `config.py` says what a crosscoder and its training are (no torch), `codes.py` holds sparse codes and the products that
 make a step cheap, `selection.py` the activation functions, `model.py` the crosscoder itself, `store.py` its files.
 `losses.py` are the terms of the objective, `step.py` is one optimiser step, `fit.py` the loop around it, which knows no
-language model, `buffer.py` shuffles activations; `train.py` binds it to a subject and `evaluate.py` scores the result.
+language model, `buffer.py` shuffles activations; `reading.py` says which models are read, `train.py` binds training to
+them and `evaluate.py` scores the result.
 
 Open `model.py` first, then `fit.py`.
 """

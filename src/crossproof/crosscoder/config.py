@@ -76,6 +76,12 @@ class DictionaryConfig(Strict):
     """Hook names or globs such as 'blocks.*.hook_resid_pre'. Default: four sites of every block and the last."""
     data: Path | None = None
     """Texts to train on: a .txt or .jsonl file. Zoo models bring their own."""
+    texts_of: str | None = None
+    """A zoo model whose texts to train on instead. Default: those of the model to compare, if it brings any."""
+    compare: str | None = None
+    """A fine-tuned version of the model: its same sites are read and written too, on the same tokens."""
+    start_from: Path | None = None
+    """A crosscoder, or the run that trained it, whose weights and scales to start from instead of `init`."""
     features: Count = 1024
     """Size of the dictionary."""
     activation: Activation = "batchtopk"
@@ -98,6 +104,12 @@ class DictionaryConfig(Strict):
     """cpu, cuda or cuda:N."""
     track: Literal["no", "wandb", "trackio"] = "no"
     """Also send metrics to Weights & Biases or trackio (pip install 'crossproof[tracking]')."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_texts(self) -> DictionaryConfig:
+        if self.data is not None and self.texts_of is not None:
+            raise ValueError("texts_of: texts come from a file or from a zoo model; leave out data or texts_of")
+        return self
 
 
 class FitConfig(Strict):

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from crossproof.crosscoder.model import Crosscoder
-from crossproof.errors import CrossproofError, MismatchError
+from crossproof.crosscoder.reading import Models, harvest, parts
+from crossproof.errors import CrossproofError
 from crossproof.progress import progress
 from crossproof.subject.patch import splice
 from crossproof.subject.subject import Subject
@@ -20,6 +21,7 @@ class SiteScore(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     site: str
+    """Its hook name; where there are several models, `model:hook`."""
     unexplained: float | None
     """Squared error over variance, both summed over tokens and coordinates, in raw units."""
     cosine: float | None
@@ -43,7 +45,9 @@ class Evaluation(BaseModel):
     texts: int
     tokens: int
     loss: float
-    """The model's own loss on these texts."""
+    """The model's own loss on these texts; of several, the first one's."""
+    losses: dict[str, float] | None = None
+    """Each model's, where there are several."""
     l0: float
     dead: float
     """Fraction of features that fire on none of these tokens."""
@@ -52,25 +56,14 @@ class Evaluation(BaseModel):
 
 
 def check_fits(subject: Subject, coder: Crosscoder) -> None:
-    """Refuse a crosscoder whose sites or width are not the subject's, saying which."""
-    subjects = sorted({site.subject for site in coder.config.sites})
-    if len(subjects) > 1:
-        raise MismatchError(f"this crosscoder reads several models ({', '.join(subjects)}); it cannot be scored on one")
-    missing = [site for site in coder.sites if site not in subject.sites]
-    if missing:
-        raise MismatchError(f"{subject.name} has no site {', '.join(missing)}, which this crosscoder reads")
-    for site in coder.sites:
-        if subject.width(site) != coder.config.width:
-            raise MismatchError(
-                f"{subject.name} has width {subject.width(site)} at {site}, but this crosscoder was made for width "
-                f"{coder.config.width}"
-            )
+    """Refuse a crosscoder whose sites or width are not the subject's, saying which, or that reads other models too."""
+    parts(subject, coder)
 
 
 @torch.no_grad()
-def evaluate(subject: Subject, coder: Crosscoder, tokens: Tokens, texts_per_pass: int = 64) -> Evaluation:
-    """Score `coder` on `tokens`, which it should not have been trained on."""
-    check_fits(subject, coder)
+def evaluate(models: Models, coder: Crosscoder, tokens: Tokens, texts_per_pass: int = 64) -> Evaluation:
+    """Score `coder` on `tokens`, which it should not have been trained on. Of several models, each at its own sites."""
+    read = parts(models, coder)
     if tokens.n_kept == 0:
         raise CrossproofError("no tokens: nothing to evaluate on")
     n_sites = len(coder.sites)
@@ -79,32 +72,34 @@ def evaluate(subject: Subject, coder: Crosscoder, tokens: Tokens, texts_per_pass
     passes = 2 + 2 * n_sites
     with progress("evaluating", len(tokens) * passes, "texts") as bar:
         for batch in batches:
-            sums.add(subject.harvest(batch, coder.sites))
+            sums.add(harvest(models, coder, batch))
             bar(len(batch))
         means = sums.mean()
-        clean = torch.zeros((), dtype=torch.float64)
-        spliced, mean = (torch.zeros(n_sites, dtype=torch.float64) for _ in range(2))
+        clean, spliced, mean = (torch.zeros(n_sites, dtype=torch.float64) for _ in range(3))
         scored = 0
         for batch in batches:
             weight = batch.n_scored
             scored += weight
-            clean += weight * subject.loss(batch)
-            reconstruction = coder(subject.harvest(batch, coder.sites))
-            for v, site in enumerate(coder.sites):
-                at_mean = means[v].expand_as(reconstruction[:, v])
-                for losses, values in ((spliced, reconstruction[:, v]), (mean, at_mean)):
-                    losses[v] += weight * subject.loss(batch, {site: splice(batch, values)})
-                bar(2 * len(batch))
+            reconstruction = coder(harvest(models, coder, batch))
+            for subject, sites, positions in read:
+                clean[positions] += weight * subject.loss(batch)
+                for site, v in zip(sites, positions, strict=True):
+                    at_mean = means[v].expand_as(reconstruction[:, v])
+                    for losses, values in ((spliced, reconstruction[:, v]), (mean, at_mean)):
+                        losses[v] += weight * subject.loss(batch, {site: splice(batch, values)})
+                    bar(2 * len(batch))
             bar(len(batch))
     clean, spliced, mean = (losses / scored for losses in (clean, spliced, mean))
     recovered = (mean - spliced) / (mean - clean)
     unexplained, cosine = sums.unexplained(), sums.cosine()
     share, direction = decoder_profile(coder, sums.fired > 0)
-    rows = zip(coder.sites, unexplained, cosine, spliced, mean, recovered, share, direction, strict=True)
+    names = coder.sites if len(read) == 1 else map(str, coder.config.sites)
+    rows = zip(names, unexplained, cosine, spliced, mean, recovered, share, direction, strict=True)
     return Evaluation(
         texts=len(tokens),
         tokens=sums.tokens,
-        loss=float(clean),
+        loss=float(clean[0]),
+        losses={its.subject.name: float(clean[its.positions[0]]) for its in read} if len(read) > 1 else None,
         l0=sums.active / sums.tokens,
         dead=float((sums.fired == 0).double().mean()),
         mean_unexplained=_defined(unexplained.mean()),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from crossproof.crosscoder.config import Initialisation
 from crossproof.crosscoder.model import Crosscoder
-from crossproof.errors import CrossproofError, NonFinite
+from crossproof.errors import CrossproofError, MismatchError, NonFinite
 
 Sample = Float[Tensor, "row site width"]
 
@@ -40,6 +40,31 @@ def initialise(
     coder.b_dec.copy_(x.mean(0))
     STRATEGIES[strategy](coder, x, decoder_norm, generator)
     coder.b_enc.copy_(-(coder.W_enc @ coder.b_dec))
+
+
+@torch.no_grad()
+def continue_from(coder: Crosscoder, start: Crosscoder) -> None:
+    """Set scales, weights and thresholds to another's, whose sites may be those of another model.
+
+    Scales are kept and not estimated anew, so that what changes afterwards is what training changed.
+    """
+    for name in ("features", "width", "activation", "bandwidth"):
+        mine, its = getattr(coder.config, name), getattr(start.config, name)
+        if mine != its:
+            raise MismatchError(f"start_from: that crosscoder's {name} is {its}, and {mine} is asked for")
+    if start.sites != coder.sites:
+        raise MismatchError(
+            f"start_from: that crosscoder has the sites {', '.join(start.sites)}, and {', '.join(coder.sites)} are "
+            "asked for"
+        )
+    scales = start.site_scales / start.scale  # what was folded into its weights when it was saved
+    per_input = scales.repeat_interleave(start.config.width)
+    state = {name: tensor.clone() for name, tensor in start.state_dict().items()}
+    state["W_enc"] /= per_input
+    state["W_dec"] *= per_input
+    state["b_dec"] *= per_input
+    state["scale"] *= scales
+    coder.load_state_dict(state)
 
 
 def _tied(coder: Crosscoder, x: Tensor, decoder_norm: float, generator: torch.Generator) -> None:

