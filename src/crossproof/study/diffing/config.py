@@ -9,6 +9,7 @@ from pydantic import Field
 
 from crossproof.crosscoder.config import Count, Strict
 
+LEAST_TEXTS = 8
 Share = Annotated[float, Field(gt=0.5, lt=1)]
 Cosine = Annotated[float, Field(gt=0, lt=1)]
 

@@ -23,7 +23,7 @@ from crossproof.errors import CrossproofError
 from crossproof.study.base import once
 from crossproof.study.dictionaries import described
 from crossproof.study.diffing import shown, summed, training
-from crossproof.study.diffing.config import DiffingConfig
+from crossproof.study.diffing.config import LEAST_TEXTS, DiffingConfig
 from crossproof.study.diffing.measure import compared, staged
 from crossproof.study.diffing.results import DiffingStudy
 from crossproof.study.diffing.texts import TRIGGER, base_rate, texts_of
@@ -32,7 +32,6 @@ from crossproof.subject.subject import Subject
 from crossproof.subject.tokens import Tokens
 
 KIND = "diffing"
-LEAST_TEXTS = 8
 
 
 def run(config: DiffingConfig) -> DiffingStudy:
