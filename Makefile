@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow lint bench zoo clean
+.PHONY: help demo paper test test-slow lint bench zoo clean
 help:
-	@echo "make demo       train and evaluate a crosscoder on tinytales (a few minutes)"
+	@echo "make demo       every claim of the paper on tinytales, small (minutes); opens runs/demo/report.html"
+	@echo "make paper      the same at full size (hours; goes on where it was stopped), into docs/results.md"
 	@echo "make test       the tests"
 	@echo "make test-slow  the tests that take long"
 	@echo "make lint       ruff and mypy"
@@ -22,7 +23,17 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 demo: $(READY)
-	$(BIN)/crossproof train --subject tinytales --out runs/demo
+	$(BIN)/crossproof paper --size demo --out runs/demo
+	@if [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || [ "$$(uname)" = Darwin ]; then \
+		$(BIN)/python -m webbrowser "file://$(CURDIR)/runs/demo/report.html"; fi
+
+# What the documentation quotes is kept beside it: the words and, of every study, the data of its figures.
+paper: $(READY)
+	$(BIN)/crossproof paper --size full --out runs/paper
+	mkdir -p docs/results
+	cp runs/paper/report.md docs/results.md
+	for study in runs/paper/*/findings.json; do \
+		cp $$study docs/results/$$(basename $$(dirname $$study)).json; done
 
 test: $(READY)
 	$(BIN)/python -m pytest

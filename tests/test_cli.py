@@ -11,7 +11,7 @@ import pytest
 
 import crossproof
 from crossproof import runs
-from crossproof.cli import COMMANDS, main
+from crossproof.cli import ABOUT, main
 from crossproof.crosscoder.config import TrainConfig
 
 
@@ -38,8 +38,8 @@ def test_help_loads_no_torch(arguments: list[str]) -> None:
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out
-    assert all(f"  {name} " in printed for name in COMMANDS)
-    assert {"train", "interactions", "attention", "span", "units", "planted-units", "show"} <= set(COMMANDS)
+    assert all(f"  {name} " in printed for name in ABOUT)
+    assert {"train", "paper", "fidelity", "interactions", "attention", "span", "units", "show", "page"} <= set(ABOUT)
 
 
 def test_every_field_of_the_training_config_is_an_option(capsys: pytest.CaptureFixture[str]) -> None:

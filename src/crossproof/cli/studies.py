@@ -52,15 +52,19 @@ def _paper(config: PaperConfig) -> Outcome:
 
     need_plotly()  # rather now than in an hour
     from crossproof import runs
+    from crossproof.files import write_text
     from crossproof.findings import Summary
+    from crossproof.report.markdown import markdown
     from crossproof.report.studies import summary
     from crossproof.report.study_page import write_report
     from crossproof.study.paper import plan
 
     found = runs.once(config.out, "paper", config, Summary, lambda: lambda: summary(plan.run(config)))
     folders = [step.folder for step in plan.steps(config) if step.is_study]
-    about = f"Every claim of the paper on `{config.subject}`, at {config.size} size, by `crossproof paper`."
-    page = write_report(folders, config.out / "report.html", f"crossproof on {config.subject}", about)
+    title = f"Every claim of the paper on {config.subject}"
+    about = f"At {config.size} size: `{runs.read(config.out).command}`."
+    page = write_report(folders, config.out / "report.html", title, about)
+    write_text(config.out / "report.md", f"# {title}\n\n{about}\n\n{markdown(folders)}")
     return outcomes.claims(found, page)
 
 
