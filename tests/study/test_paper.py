@@ -20,7 +20,7 @@ def test_every_study_has_a_folder_of_its_own_and_claims_of_all_are_made(size: st
     studies = {step.folder.name for step in row if step.is_study}
     assert studies == {
         "tradeoff", "fidelity", "modadd", "explain", "clusters", "anomaly", "diffing", "suppression", "leads",
-        "information",
+        "information", "on-text",
     }  # fmt: skip
     assert not any(tmp_path.iterdir())  # nothing is done yet
 
@@ -64,6 +64,7 @@ def test_each_study_gets_crosscoders_that_a_step_before_it_trains(
     for name in ("fidelity", "modadd", "explain", "clusters", "anomaly", "diffing", "suppression", "leads"):
         monkeypatch.setattr(getattr(plan, name), "run", study(name))
     monkeypatch.setattr(plan.information, "run", study("information"))
+    monkeypatch.setattr(plan.on_text, "run", study("on-text"))
     folders = plan.run(PaperConfig.model_validate({"out": tmp_path, "size": size}))
     assert folders[0].name == "tradeoff"
     assert taken["fidelity"]

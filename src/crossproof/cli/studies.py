@@ -76,6 +76,7 @@ CONFIGURED: dict[str, Configured] = {
         "study.paper.config", "PaperConfig", "Do every study below in a row, write one report.", _paper
     ),
     "tradeoff": _study("tradeoff", "TradeoffConfig", "Train with many penalties and controls, draw what each costs."),
+    "on-text": _study("on_text", "OnTextConfig", "Show the pairs that interact most, word by word."),
     "fidelity": _study("fidelity", "FidelityConfig", "Say what a model keeps if each neuron hears few features."),
     "modadd": _study("modadd", "ModaddConfig", "Study features and interactions where the algorithm is known."),
     "explain": _study("explain", "ExplainConfig", "Explain features on some texts and score that on others."),

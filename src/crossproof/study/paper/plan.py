@@ -33,6 +33,8 @@ from crossproof.study.leads import study as leads
 from crossproof.study.leads.config import LeadsConfig
 from crossproof.study.modadd import study as modadd
 from crossproof.study.modadd.config import ModaddConfig
+from crossproof.study.on_text import study as on_text
+from crossproof.study.on_text.config import OnTextConfig
 from crossproof.study.paper.config import PaperConfig
 from crossproof.study.suppression import study as suppression
 from crossproof.study.suppression.config import SuppressionConfig
@@ -181,6 +183,14 @@ def steps(config: PaperConfig) -> list[Step]:
             texts=size.measured_texts,
             **common,
             **size.fidelity,
+        ),
+        study(
+            on_text,
+            OnTextConfig,
+            "pairs that interact, on text",
+            coder=trained("output", size.shown, 1)[0],
+            texts=size.texts,
+            **common,
         ),
         study(modadd, ModaddConfig, "modular addition, where the algorithm is known", seed=seed, **size.modadd),
         study(
