@@ -69,12 +69,15 @@ def resumable(folder: Path, kind: str, config: BaseModel, may_differ: tuple[str,
     return run
 
 
-def begin(folder: Path, kind: str, config: BaseModel) -> Run:
-    """Write `run.json`, once everything that could be wrong with the config has been looked at."""
+def begin(folder: Path, kind: str, config: BaseModel, command: str | None = None) -> Run:
+    """Write `run.json`, once everything that could be wrong with the config has been looked at.
+
+    `command` is what does just this, if that is not what was typed.
+    """
     settings = config.model_dump(mode="json")
     run = Run(
         kind=kind,
-        command=shlex.join(["crossproof", *sys.argv[1:]]),
+        command=command or shlex.join(["crossproof", *sys.argv[1:]]),
         config=settings,
         versions=_versions(),
         git_commit=_git_commit(),
@@ -92,7 +95,12 @@ def finish(folder: Path, run: Run, results: BaseModel, seconds: float) -> None:
 
 
 def once(
-    folder: Path, kind: str, config: BaseModel, results: type[Results], prepare: Callable[[], Callable[[], Results]]
+    folder: Path,
+    kind: str,
+    config: BaseModel,
+    results: type[Results],
+    prepare: Callable[[], Callable[[], Results]],
+    command: str | None = None,
 ) -> Results:
     """What the run in a folder found, which is read if it is finished.
 
@@ -103,10 +111,22 @@ def once(
     if earlier is not None and earlier.finished:
         return read_results(folder, results)
     work = prepare()
-    run = earlier or begin(folder, kind, config)
+    run = earlier or begin(folder, kind, config, command)
     found = work()
     finish(folder, run, found, clock.seconds())
     return found
+
+
+def command_of(kind: str, config: BaseModel) -> str:
+    """The command with these settings, where options are the fields of its config: those that are not the default."""
+    words = ["crossproof", kind]
+    for name, value in _flat(config.model_dump(mode="json", exclude_defaults=True)).items():
+        option = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(option if value else option.replace("--", "--no-", 1))
+        else:
+            words += [option, *map(str, value if isinstance(value, list) else [value])]
+    return shlex.join(words)
 
 
 def read(folder: Path) -> Run:

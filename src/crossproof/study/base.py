@@ -45,4 +45,5 @@ def once(
 
         return working
 
-    return runs.once(folder, kind, config, results, prepared)
+    # a study may be one of many that a command does; it says how to do it alone
+    return runs.once(folder, kind, config, results, prepared, runs.command_of(kind, config))
