@@ -31,9 +31,9 @@ demo: $(READY)
 paper: $(READY)
 	$(BIN)/crossproof paper --size full --out runs/paper
 	mkdir -p docs/results
-	cp runs/paper/report.md docs/results.md
 	for study in runs/paper/*/findings.json; do \
-		cp $$study docs/results/$$(basename $$(dirname $$study)).json; done
+		$(BIN)/python -m json.tool --compact $$study docs/results/$$(basename $$(dirname $$study)).json || exit 1; done
+	sed 's#runs/paper/\([a-z-]*\)/findings.json#docs/results/\1.json#g' runs/paper/report.md > docs/results.md
 
 test: $(READY)
 	$(BIN)/python -m pytest

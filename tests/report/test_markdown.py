@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from crossproof.findings import Findings
-from crossproof.report.markdown import markdown, said
+from crossproof.findings import Findings, Table
+from crossproof.report.markdown import LONG, markdown, said
 from tests.report.made import NASTY, findings, run_folder
 
 READER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
@@ -87,3 +87,14 @@ def test_an_empty_study_has_its_answer(tmp_path: Path) -> None:
     text = markdown([run_folder(tmp_path / "empty", Findings(title="Empty", question="Anything?", answer="No."))])
     assert text.startswith("## Summary\n\nNo claims.")
     assert "## Empty\n\nAnything?\n\nNo.\n\nRun: " in text
+
+
+def test_of_a_table_too_long_to_read_the_page_says_where_it_is(tmp_path: Path) -> None:
+    def table(rows: int) -> Table:
+        return Table(title=f"{rows} rows", columns=("a",), rows=tuple((number + 0.5,) for number in range(rows)))
+
+    folder = run_folder(tmp_path / "study", findings(tables=(table(LONG), table(LONG + 1))))
+    text = markdown([folder])
+    assert f"| {LONG - 1}.5 |" in text
+    assert f"{LONG + 1} rows, in `{folder / 'findings.json'}`." in text
+    assert f"| {LONG}.5 |" not in text

@@ -18,6 +18,10 @@ SPECIAL = re.compile(
 """What Markdown would read as more than a letter."""
 
 
+LONG = 40
+"""Of tables with more rows, a page to be read says where they are."""
+
+
 def markdown(folders: Sequence[Path]) -> str:
     """The claims of all studies in one table; then each with answer, claims, tables and where figures come from."""
     studies = read_studies(folders)
@@ -41,7 +45,7 @@ def _study(study: Study) -> list[str]:
         f"## {said(found.title)}",
         *map(said, (found.question, *re.split(r"\n\s*\n", found.answer))),
         *([f"### Claims\n\n{_list(map(_claim, found.claims))}"] if found.claims else []),
-        *map(_data, found.tables),
+        *(_data(study, its) for its in found.tables),
         *([f"### Figures\n\n{_list(_figure(study, its) for its in found.figures)}"] if found.figures else []),
         *([f"### Notes\n\n{_list(map(said, found.notes))}"] if found.notes else []),
         f"Run: {_code(study.run.command)}, {study.run.seconds:,.0f} s on {said(study.run.hardware)}; what is said here "
@@ -65,7 +69,9 @@ def _figure(study: Study, its: Figure) -> str:
     )
 
 
-def _data(its: Table) -> str:
+def _data(study: Study, its: Table) -> str:
+    if len(its.rows) > LONG:
+        return f"### {said(its.title)}\n\n{len(its.rows)} rows, in {_code(study.data_file)}."
     side = [numeric(column) for column in its.by_column]
     rows = list(zip(*([said(text) for text in cells(column)] for column in its.by_column), strict=True))
     note = f"\n\n{said(its.note)}" if its.note else ""
