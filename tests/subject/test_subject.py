@@ -229,3 +229,18 @@ def test_what_is_wrapped_is_a_module() -> None:
 
     with pytest.raises(UnsupportedModel, match=r"Bare is no torch\.nn\.Module"):
         Subject.wrap(Bare(), "bare")
+
+
+@pytest.mark.parametrize("texts", [0, 1, 2, 7, 10])
+def test_halves_hold_every_text_once_in_order_and_depend_on_the_seed_alone(texts: int) -> None:
+    ids = torch.arange(texts)[:, None].expand(-1, 3)
+    tokens = Tokens(ids, ids > 0, ids + 1)
+    first, second = tokens.halves(3)
+    assert (len(first), len(second)) == (texts // 2, texts - texts // 2)
+    both = [half.ids[:, 0].tolist() for half in (first, second)]
+    assert all(half == sorted(half) for half in both)
+    assert sorted(both[0] + both[1]) == list(range(texts))
+    assert torch.equal(second.targets, second.ids + 1)
+    assert torch.equal(tokens.halves(3)[0].ids, first.ids)
+    if texts == 10:
+        assert any(tokens.halves(seed)[0].ids.tolist() != first.ids.tolist() for seed in range(5))

@@ -20,6 +20,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 DRAWS = 1000
+ENOUGH = 5
+"""From so many dictionaries on, they are resampled too."""
 
 
 class Estimate(BaseModel):

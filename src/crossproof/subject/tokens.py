@@ -38,8 +38,14 @@ class Tokens:
     def n_scored(self) -> int:
         return int((self.targets != NO_TARGET).sum())
 
-    def __getitem__(self, texts: slice) -> Tokens:
+    def __getitem__(self, texts: slice | Int[Tensor, " text"]) -> Tokens:
         return Tokens(self.ids[texts], self.keep[texts], self.targets[texts])
+
+    def halves(self, seed: int) -> tuple[Tokens, Tokens]:
+        """The texts in two halves, drawn with the seed, each in order; of an odd number the second has one more."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        cut = len(order) // 2
+        return self[order[:cut].sort().values], self[order[cut:].sort().values]
 
     def batches(self, texts_per_batch: int) -> Iterator[Tokens]:
         for start in range(0, len(self), texts_per_batch):

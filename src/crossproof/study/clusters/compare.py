@@ -18,13 +18,12 @@ from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from crossproof.study.clusters.records import BySize, Clustering, Difference, Row
-from crossproof.study.estimates import Drawn, Estimate, by_text, drawn, estimate, text_weights
+from crossproof.study.estimates import ENOUGH, Drawn, Estimate, by_text, drawn, estimate, text_weights
 
 ENOUGH_CLUSTERS = 3
 """Fewer have no interval."""
 ENOUGH_FEATURES = 30
 """Two matrices are compared on so many features or more."""
-ENOUGH_DICTIONARIES = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +169,7 @@ def pooled(members: Sequence[Drawn | None], seed: int) -> Estimate | None:
     found = [its for its in members if its is not None]
     if not found:
         return None
-    return estimate(found, seed if len(found) >= ENOUGH_DICTIONARIES else None)
+    return estimate(found, seed if len(found) >= ENOUGH else None)
 
 
 def average(values: Sequence[float]) -> float:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from crossproof.findings import Cell, Claim, Figure, Findings, Grid, Series, Table, Verdict
 from crossproof.interaction.result_view import three_digits
 from crossproof.study.clusters.algorithms import AFFINITY_PROPAGATION, ALGORITHMS
-from crossproof.study.clusters.compare import ENOUGH_DICTIONARIES
 from crossproof.study.clusters.judge import CHANCE
 from crossproof.study.clusters.measured import ACTIVE, DEALS, NEAR
 from crossproof.study.clusters.records import Row
 from crossproof.study.clusters.results import ClustersStudy
 from crossproof.study.clusters.similarities import ACTIVATIONS, DIRECTED, INTERACTION, MATRICES
-from crossproof.study.estimates import Estimate
+from crossproof.study.estimates import ENOUGH, Estimate
 
 QUESTION = (
     "Do features that interact mean related things, and is that more than features that are active together do? A "
@@ -284,8 +283,7 @@ def _dictionaries(found: ClustersStudy) -> Table:
 def _notes(found: ClustersStudy) -> tuple[str, ...]:
     resampled = "clusters" + (
         " and dictionaries"
-        if max(sum(its.coder.group == group for its in found.dictionaries) for group in found.groups)
-        >= ENOUGH_DICTIONARIES
+        if max(sum(its.coder.group == group for its in found.dictionaries) for group in found.groups) >= ENOUGH
         else ", the dictionaries held fixed"
     )
     return (

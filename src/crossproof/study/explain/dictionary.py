@@ -54,7 +54,7 @@ def halves(subject: Subject, tokens: Tokens, seed: int, data: Path | None = None
     for chosen in (drawn[: len(tokens) // 2], drawn[len(tokens) // 2 :]):
         rows = chosen.sort().values
         its = torch.isin(text, rows)
-        of_half = Tokens(tokens.ids[rows], tokens.keep[rows], tokens.targets[rows])
+        of_half = tokens[rows]
         if of_half.n_kept == 0:
             raise CrossproofError(f"no tokens: none of the positions of half of these {len(tokens)} texts is kept")
         found.append(Half(of_half, labels.at(its), pieces_of(subject, ids[its].tolist())))

@@ -15,13 +15,10 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from crossproof.study.dictionaries import PLAIN, CoderRecord
-from crossproof.study.estimates import Drawn, Estimate, combine, drawn, estimate, mean
+from crossproof.study.estimates import ENOUGH, Drawn, Estimate, combine, drawn, estimate, mean
 from crossproof.study.fidelity.config import Residual
 from crossproof.study.fidelity.measure import Losses, fidelity
 from crossproof.study.fidelity.records import KEEPS, LARGEST, BlockRecord, SchemeRecord
-
-ENOUGH = 5
-"""So many dictionaries can be resampled."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from crossproof.findings import Findings
 from crossproof.study.base import StudyResults
 from crossproof.study.dictionaries import CoderRecord
-from crossproof.study.estimates import text_weights
+from crossproof.study.estimates import ENOUGH, text_weights
 from crossproof.study.fidelity import shown
 from crossproof.study.fidelity.claims import answer, claims
 from crossproof.study.fidelity.config import Residual
-from crossproof.study.fidelity.groups import ENOUGH, by_block, by_scheme, groups_of
+from crossproof.study.fidelity.groups import by_block, by_scheme, groups_of
 from crossproof.study.fidelity.measure import Losses
 from crossproof.study.fidelity.records import BlockRecord, GroupRecord, SchemeRecord
 from crossproof.study.fidelity.worst import on_worst_blocks

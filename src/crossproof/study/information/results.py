@@ -13,13 +13,10 @@ from torch import Tensor
 from crossproof.findings import Claim, Figure, Findings, Series, Table, Verdict
 from crossproof.study.base import StudyResults
 from crossproof.study.dictionaries import PLAIN, CoderRecord
-from crossproof.study.estimates import Drawn, Estimate, combine, drawn, estimate, mean, text_weights
+from crossproof.study.estimates import ENOUGH, Drawn, Estimate, combine, drawn, estimate, mean, text_weights
 
 if TYPE_CHECKING:
     from crossproof.study.information.study import Measured
-
-ENOUGH = 5
-"""From so many dictionaries on, they are resampled too."""
 
 
 class _Record(BaseModel):

@@ -84,9 +84,7 @@ def run(config: InformationConfig) -> InformationStudy:
 def study(
     config: InformationConfig, subject: Subject, coders: Sequence[Crosscoder], tokens: Tokens
 ) -> InformationStudy:
-    order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(config.seed))
-    half = len(order) // 2
-    fit, encoded = (_some(tokens, order[part].sort().values) for part in (slice(half), slice(half, None)))
+    fit, encoded = tokens.halves(config.seed)
     found = [
         (about, measured(subject, coder, fit, encoded, config.noise))
         for about, coder in zip(described(config.coders), coders, strict=True)
@@ -149,7 +147,3 @@ def _read(
     activations = torch.cat(rows)
     text = tokens.keep.nonzero()[:, 0]
     return coder.encode(activations).active(), text, activations * coder.site_scales[:, None]
-
-
-def _some(tokens: Tokens, chosen: Int[Tensor, " text"]) -> Tokens:
-    return Tokens(tokens.ids[chosen], tokens.keep[chosen], tokens.targets[chosen])

@@ -11,11 +11,9 @@ from torch import Tensor
 from crossproof.findings import Cell, Claim, Figure, Findings, Passage, Series, Table, Verdict
 from crossproof.study.base import StudyResults
 from crossproof.study.dictionaries import PLAIN, CoderRecord
-from crossproof.study.estimates import Estimate, drawn, estimate, text_weights
+from crossproof.study.estimates import ENOUGH, Estimate, drawn, estimate, text_weights
 from crossproof.study.ranking.agreement import bootstrap, spearman
 
-ENOUGH = 5
-"""Leads that an interval needs; and from so many dictionaries on, they are resampled too."""
 PASSAGES = 2
 RANK_DRAWS = 200
 

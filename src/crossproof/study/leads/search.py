@@ -123,8 +123,7 @@ def search(
     texts = sorted({text for text, _ in hosts})
     original = {}
     if texts:
-        some = torch.tensor(texts)
-        its = Tokens(half.tokens.ids[some], half.tokens.keep[some], half.tokens.targets[some])
+        its = half.tokens[torch.tensor(texts)]
         original = dict(zip(texts, subject.token_losses(its).double().cpu(), strict=True))
     found, best = list[Trials](), None
     for guest in guests:

@@ -14,8 +14,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from crossproof.binding.bound import bound_mlps, neurons_of
@@ -58,9 +56,7 @@ def study(
     config: LeadsConfig, subject: Subject, coders: Sequence[Crosscoder], tokens: Tokens, parts: Path | None = None
 ) -> LeadsStudy:
     """`parts`: where what is finished is kept, and read again."""
-    order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(config.seed))
-    cut = len(order) // 2
-    halves = [_some(tokens, order[part].sort().values) for part in (slice(cut), slice(cut, None))]
+    halves = list(tokens.halves(config.seed))
     records = [
         DictionaryRecord(coder=about, **_measured(config, subject, coder, halves, parts and parts / str(number)))
         for number, (about, coder) in enumerate(zip(described(config.coders), coders, strict=True))
@@ -158,7 +154,3 @@ def _average(values: list[float]) -> float | None:
 
 def _mean(values: Tensor) -> float | None:
     return _average(values.tolist())
-
-
-def _some(tokens: Tokens, chosen: Int[Tensor, " text"]) -> Tokens:
-    return Tokens(tokens.ids[chosen], tokens.keep[chosen], tokens.targets[chosen])

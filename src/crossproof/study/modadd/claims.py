@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from crossproof.findings import Claim, Verdict
 from crossproof.interaction.result_view import three_digits
-from crossproof.study.estimates import Estimate
+from crossproof.study.estimates import ENOUGH, Estimate
 from crossproof.study.modadd.results import Kind, ModaddStudy
 from crossproof.study.modadd.sharing import SHUFFLES, STRONGEST
-from crossproof.study.tradeoff.frontier import ENOUGH
 
 PAID, LOST = 1.1, 0.02
 """Little cost: at most so many times the unexplained variance, and Φ(all) at most so much lower."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from crossproof.findings import Findings
+from crossproof.study.estimates import ENOUGH
 from crossproof.study.modadd.claims import claims_of, shown
 from crossproof.study.modadd.figures import figures_of, tables_of
 from crossproof.study.modadd.results import Kind, ModaddStudy
 from crossproof.study.modadd.spectra import DIRECTIONS
-from crossproof.study.tradeoff.frontier import ENOUGH
 
 
 def findings_of(found: ModaddStudy) -> Findings:

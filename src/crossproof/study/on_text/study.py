@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Float64
 from torch import Tensor
 
 from crossproof.binding.bound import bound_mlps, neurons_of
@@ -50,8 +50,7 @@ def run(config: OnTextConfig) -> OnTextStudy:
 
 @torch.no_grad()
 def study(config: OnTextConfig, subject: Subject, coder: Crosscoder, tokens: Tokens) -> OnTextStudy:
-    order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(config.seed))
-    ranked_on, shown_on = (_some(tokens, order[part].sort().values) for part in _halves(len(tokens)))
+    ranked_on, shown_on = tokens.halves(config.seed)
     found = interactions(subject, coder, ranked_on, metrics=("directed",), include=())
     units = {unit.name: unit for unit in neurons_of(subject, coder)}
     codes = encode(subject, coder, shown_on).codes
@@ -95,14 +94,6 @@ def together(codes: Codes, unit: Neurons, i: int, j: int) -> Float64[Tensor, " t
         pair = is_i[:, :, None] & is_j[:, None]
         found[rows[chunk.tokens]] = (both * (pair | pair.mT)).sum((1, 2))
     return found
-
-
-def _halves(texts: int) -> tuple[slice, slice]:
-    return slice(texts // 2), slice(texts // 2, None)
-
-
-def _some(tokens: Tokens, chosen: Int[Tensor, " text"]) -> Tokens:
-    return Tokens(tokens.ids[chosen], tokens.keep[chosen], tokens.targets[chosen])
 
 
 def _distinct(frame: object, count: int) -> Iterator[tuple[int, int, str, float, float]]:

@@ -7,9 +7,8 @@ from itertools import pairwise
 from crossproof.findings import Claim, Verdict
 from crossproof.interaction.result_view import three_digits
 from crossproof.study.dictionaries import PLAIN
-from crossproof.study.estimates import Estimate
+from crossproof.study.estimates import ENOUGH, Estimate
 from crossproof.study.tradeoff.config import NAMED_COST, PRIMARY, SETTINGS
-from crossproof.study.tradeoff.frontier import ENOUGH
 from crossproof.study.tradeoff.results import Comparison, Point, TradeoffStudy
 from crossproof.study.tradeoff.settings import short
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from crossproof.findings import Findings
+from crossproof.study.estimates import ENOUGH
 from crossproof.study.tradeoff.claims import claims_of, derived_setting, named, primary
 from crossproof.study.tradeoff.config import PRIMARY, SETTINGS
 from crossproof.study.tradeoff.figures import figures_of
-from crossproof.study.tradeoff.frontier import ENOUGH
 from crossproof.study.tradeoff.results import Comparison, TradeoffStudy
 from crossproof.study.tradeoff.settings import short
 from crossproof.study.tradeoff.tables import BETTER_HIGH, favours, published, shown, tables_of

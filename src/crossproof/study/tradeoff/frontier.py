@@ -17,10 +17,8 @@ from jaxtyping import Float64
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from crossproof.study.estimates import Drawn, Estimate, combine, estimate
+from crossproof.study.estimates import ENOUGH, Drawn, Estimate, combine, estimate
 
-ENOUGH = 5
-"""Dictionaries from which on they are resampled too."""
 MOST_UNDEFINED = 0.05
 """An estimate that is not defined in more of its resamples has no interval, and is none."""
 
