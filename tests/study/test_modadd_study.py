@@ -304,19 +304,23 @@ def test_interaction_in_a_frequency_must_beat_random_deals(
 
 
 @pytest.mark.parametrize(
-    ("change", "of_cut", "verdict"),
+    ("change", "of_cut", "above_chance", "verdict"),
     [
-        ((0.0, -0.01, 0.01), (0.7, 0.6, 0.8), "holds"),
-        ((0.0, -0.03, 0.01), (0.7, 0.6, 0.8), "cannot tell"),
-        ((-0.1, -0.2, -0.05), (0.7, 0.6, 0.8), "does not hold"),
-        ((0.1, 0.05, 0.2), (0.4, 0.3, 0.45), "does not hold"),
-        ((0.1, 0.05, 0.2), (0.5, 0.4, 0.6), "cannot tell"),
+        ((0.0, -0.01, 0.01), (0.7, 0.6, 0.8), (0.65, 0.55, 0.75), "holds"),
+        ((0.0, -0.03, 0.01), (0.7, 0.6, 0.8), (0.65, 0.55, 0.75), "cannot tell"),
+        ((-0.1, -0.2, -0.05), (0.7, 0.6, 0.8), (0.65, 0.55, 0.75), "does not hold"),
+        ((0.1, 0.05, 0.2), (0.4, 0.3, 0.45), (0.3, 0.2, 0.35), "does not hold"),
+        ((0.1, 0.05, 0.2), (0.55, 0.52, 0.6), (0.45, 0.4, 0.48), "cannot tell"),  # whether chance counts decides
+        ((0.1, 0.05, 0.2), (0.5, 0.4, 0.6), (0.4, 0.3, 0.55), "cannot tell"),
     ],
 )
-def test_features_must_stay_waves(change: tuple[float, ...], of_cut: tuple[float, ...], verdict: str) -> None:
+def test_features_must_stay_waves(
+    change: tuple[float, ...], of_cut: tuple[float, ...], above_chance: tuple[float, ...], verdict: str
+) -> None:
     found = some_results().model_copy(deep=True)
     found.kinds[1].against_first["pure"] = estimate(*change)
     found.kinds[1].measures["pure_of_cut"] = estimate(*of_cut)
+    found.kinds[1].measures["pure_above_chance"] = estimate(*above_chance)
     assert claims_of(found)[2].verdict == verdict
 
 

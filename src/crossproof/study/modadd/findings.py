@@ -39,13 +39,13 @@ def _of_network(found: ModaddStudy) -> str:
 
 
 def _of_features(kind: Kind) -> str:
-    pure, chance, cut, waves = (kind.measures[key] for key in ("pure", "pure_chance", "pure_of_cut", "waves"))
+    pure, chance, cut, waves = (kind.measures[key] for key in ("pure", "pure_chance", "pure_above_chance", "waves"))
     along = max(zip(kind.directions, DIRECTIONS, strict=True))
     return (
         f"Crosscoders, {kind.name}: one frequency for each feature explains {shown(pure)} of what features write at "
-        f"the answer ({shown(chance)} with numbers in a random order; {shown(cut)} of what waves as rarely active "
-        f"would have); a feature has {shown(waves)} frequencies in effect, and most of it, {along[0]:.0%}, runs "
-        f"along {along[1]}."
+        f"the answer, {shown(cut)} of the way from chance ({shown(chance)}) to what waves as rarely active have; a "
+        f"feature has {shown(waves)} frequencies in effect, and the largest part, {along[0]:.0%}, runs along "
+        f"{along[1]}."
     )
 
 
@@ -65,6 +65,13 @@ def _compared(found: ModaddStudy) -> list[str]:
             f"{shown(plain.measures['fidelity_largest'])}, and Φ(all) {shown(its.measures['fidelity'])} instead of "
             f"{shown(plain.measures['fidelity'])}."
         )
+        if len(found.kinds) > 2:
+            control = found.kinds[2]
+            said.append(
+                f"The share rises by {shown(its.against_first['share'])}, and by "
+                f"{shown(control.against_first['share'])} with {control.name}, an L1 of the same magnitude at "
+                f"{shown(control.against_first['unexplained'])} times."
+            )
         said.append(
             f"Right answers with only the largest: {shown(its.measures['right_largest'])} and "
             f"{shown(plain.measures['right_largest'])}."

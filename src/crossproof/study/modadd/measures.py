@@ -68,7 +68,7 @@ def _said(value: Callable[[Measured], float]) -> Callable[[Measured, Weights], D
     return of
 
 
-PURE = _explained("impure", "variance")
+PURE, CHANCE = _explained("impure", "variance"), _explained("chance", "variance")
 SAME, TOGETHER = _share("same", "interaction"), _share("same meetings", "meetings")
 
 MEASURES: dict[str, Measure] = {
@@ -86,9 +86,15 @@ MEASURES: dict[str, Measure] = {
     "right_largest": Measure("right answers, only the largest kept", _mean(f"right {LARGEST}")),
     "pure": Measure("purity: what one frequency for each feature explains", PURE),
     "pure_mlp": Measure("purity of what is written at the MLP's input", _explained("impure mlp", "variance mlp")),
-    "pure_chance": Measure("purity if numbers stood in a random order", _explained("chance", "variance")),
+    "pure_chance": Measure("purity if numbers stood in a random order", CHANCE),
     "pure_of_cut": Measure(
         "purity over that of cut-off waves as often active", lambda its, w: _over(PURE(its, w), its.said.cut)
+    ),
+    "pure_above_chance": Measure(
+        "how far purity is from chance to those waves",
+        lambda its, w: combine(
+            lambda pure, chance: (pure - chance) / (its.said.cut - chance), PURE(its, w), CHANCE(its, w)
+        ),
     ),
     "waves": Measure("frequencies that a feature has, in effect", _said(lambda found: found.said.waves)),
     "same": Measure("share of the interaction between features of the same frequency", SAME),
