@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossproof.study.anomaly.auroc import auroc, share_above, threshold_at
-from crossproof.study.anomaly.claims import verdict_above
 from crossproof.study.anomaly.estimating import Resamples
 from crossproof.study.estimates import Drawn, Estimate, text_weights
+from crossproof.study.verdicts import above
 
 SCORES = st.lists(st.one_of(st.sampled_from([0.0, 1.0, float("nan")]), st.floats(-1e9, 1e9)), min_size=6, max_size=6)
 
@@ -76,4 +76,4 @@ def test_a_verdict_is_by_the_whole_interval() -> None:
 
     cases = [of(1.1, 2), of(0.5, 1), of(0.9, 2), of(1, 2), None]
     verdicts = ["holds", "does not hold", "cannot tell", "cannot tell", "cannot tell"]
-    assert [verdict_above(each, 1.0) for each in cases] == verdicts
+    assert [above(each, 1.0) for each in cases] == verdicts

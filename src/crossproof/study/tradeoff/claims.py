@@ -11,6 +11,7 @@ from crossproof.study.estimates import ENOUGH, Estimate
 from crossproof.study.tradeoff.config import NAMED_COST, PRIMARY, SETTINGS
 from crossproof.study.tradeoff.results import Comparison, Point, TradeoffStudy
 from crossproof.study.tradeoff.settings import short
+from crossproof.study.verdicts import above as is_above
 
 MAIN = "others"
 """The number that the primary comparison is about."""
@@ -185,7 +186,7 @@ def _verdict(estimate: Estimate | None, above: float | None = None, below: float
     if estimate is None:
         return "cannot tell"
     if above is not None:
-        return "holds" if estimate.low > above else "does not hold" if estimate.high <= above else "cannot tell"
+        return is_above(estimate, above)
     assert below is not None
     return "holds" if estimate.high < below else "does not hold" if estimate.low >= below else "cannot tell"
 
