@@ -1,0 +1,75 @@
+"""Brute force: the model itself on every window. Exact but for rounding, and the most expensive."""
+
+from __future__ import annotations
+
+from crossproof.proof.arithmetic.ball import Ball, concatenate
+from crossproof.proof.arithmetic.tally import part
+from crossproof.proof.explanation import explain, heard
+from crossproof.proof.network import Network, normalised, softmax
+from crossproof.proof.rungs.loss import of_target
+from crossproof.proof.rungs.windows import Windows, bound_margins, combined
+from crossproof.proof.statement import Bounds, Items, Witness
+
+
+def cached(network: Network, items: Items, witness: Witness) -> Bounds:
+    """The cleverest way we know: each different window once, from tables of what each feature of the explanation says
+    to each neuron and each logit, and what each neuron says to those after it."""
+    items.find()
+    said = heard(network, explain(network, items, witness))
+    with part("features"):
+        outs = [network.mlp(mlp)[2] for mlp in range(network.n_mlps)]
+        to_logits = [W_out @ network["W_U"] for W_out in outs]
+        between = [[outs[before] @ network.mlp(mlp)[0] for before in range(mlp)] for mlp in range(network.n_mlps)]
+
+    def margins(chunk: Windows) -> Ball:
+        with part("windows"):
+            codes = said.codes[chunk.contexts]
+            in_stream, at_neurons = said.strengths(chunk.contexts)
+            logits = combined(said.direct, codes, in_stream)
+            hidden: list[Ball] = []
+            for table, reads, speaks in zip(said.tables, between, to_logits, strict=True):
+                pre = combined(table, codes, at_neurons)
+                for before, W in zip(hidden, reads, strict=True):
+                    pre = pre + before @ W
+                hidden.append(pre.relu())
+                logits = logits + hidden[-1] @ speaks
+        with part("items"):
+            its = logits[chunk.of_item]
+            return its - of_target(its, chunk.target)
+
+    return bound_margins(items, margins)
+
+
+def naive(network: Network, items: Items, witness: Witness) -> Bounds:
+    """The model as it is on each different window: at every step, the matrices times the vectors. No witness."""
+    items.find()
+
+    def margins(chunk: Windows) -> Ball:
+        with part("windows"):
+            tokens = items.contexts[chunk.contexts].long().unbind(1)
+            logits = _forward(network, [network["W_E"][position][its] for position, its in enumerate(tokens)])
+        with part("items"):
+            its = logits[chunk.of_item]
+            return its - of_target(its, chunk.target)
+
+    return bound_margins(items, margins)
+
+
+def _forward(network: Network, x: list[Ball]) -> Ball:
+    stream = x[-1]
+    if network.has_attention:
+        n = [normalised(each) for each in x] if network.norm else x
+        query = n[-1] @ network["attn.W_Q"] @ network["attn.W_K"].mT * network.width**-0.5
+        looks = softmax(concatenate([(query * each).sum(1)[:, None] for each in n], 1))
+        mean = n[0] * looks[:, :1]
+        for position in range(1, len(n)):
+            mean = mean + n[position] * looks[:, position : position + 1]
+        stream = stream + mean @ network["attn.W_V"] @ network["attn.W_O"]
+    else:
+        for each in x[:-1]:
+            stream = stream + each
+    for mlp in range(network.n_mlps):
+        W_in, b_in, W_out, b_out = network.mlp(mlp)
+        read = normalised(stream) if network.norm else stream
+        stream = stream + (read @ W_in + b_in).relu() @ W_out + b_out
+    return stream @ network["W_U"]
