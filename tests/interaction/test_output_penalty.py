@@ -45,7 +45,9 @@ def reference(
         spread = (written - written.mean(0)).square().sum()
         missed = (neurons @ unit.W_out + unit.b_out - written).square().sum()
         values.append(missed / (spread if spread > 0 else 1.0))
-    return torch.stack(values).mean()
+    # the root of a sum that is zero has no slope; what pushes nothing has none either
+    mean_square = torch.stack(values).square().mean()
+    return mean_square.sqrt() if mean_square > 0 else mean_square
 
 
 def units_of(kinds: str, seed: int, ties: bool) -> list[MLP | GatedMLP]:
@@ -95,6 +97,23 @@ def test_what_is_kept_is_the_largest_and_ties_go_to_the_lowest_feature(
     f, (d,) = batch(seed, tokens, 0.6, 1, ties)
     A = d @ make_mlp(seed, ties=ties).W_in
     torch.testing.assert_close(kept(Codes.from_dense(f), A, q), kept_sums(f, A, q), rtol=1e-12, atol=1e-12)
+
+
+def test_the_mlp_that_misses_most_is_pushed_most() -> None:
+    units = [make_mlp(0), make_mlp(1)]
+    f, directions = batch(0, 4, 0.6, 2, False)
+    x = [torch.randn(4, D, generator=torch.Generator().manual_seed(5)).double() for _ in units]
+    misses = [float(OutputPenalty([unit])(f, [d], [its])) for unit, d, its in zip(units, directions, x, strict=True)]
+    # the slope of the whole along the miss of one MLP is in proportion to that miss
+    slopes = []
+    for number, (unit, d, its) in enumerate(zip(units, directions, x, strict=True)):
+        leaves = [each.clone().requires_grad_() for each in directions]
+        OutputPenalty(units)(f, leaves, x).backward()
+        alone = d.clone().requires_grad_()
+        OutputPenalty([unit])(f, [alone], [its]).backward()
+        slopes.append(float((leaves[number].grad * alone.grad).sum() / alone.grad.square().sum()))
+    assert misses[0] != misses[1]
+    assert slopes[0] / slopes[1] == pytest.approx(misses[0] / misses[1], rel=1e-9)
 
 
 def test_a_dictionary_in_which_one_feature_says_all_of_each_neuron_costs_nothing() -> None:

@@ -10,7 +10,8 @@ are shut anyway, or which nobody hears, from others. This penalty is the thing i
     Σ_tokens ‖Σ_n G_n W_out[n] + b_out − MLP(x)‖² / Σ_tokens ‖MLP(x) − its mean‖²
 
 with x the MLP's true input, in raw units: the part of the variance of what the MLP writes that its q largest
-contributions leave unexplained. 0 if they say it all, 1 if they say no more than the mean. It holds what interaction
+contributions leave unexplained. 0 if they say it all, 1 if they say no more than the mean. Of several MLPs the root
+mean square counts: with the mean, those that are easily said in one contribution each take the pressure. It holds what interaction
 makes the account miss and what the dictionary does not reconstruct; with all contributions kept (q = `ALL`) the second
 alone, which is the control: it asks for the same output and nothing of interactions.
 """
@@ -37,7 +38,7 @@ ALL = 2**31 - 1
 class OutputPenalty(nn.Module):
     """The part of MLPs' outputs that only the q largest contributions to each neuron do not explain: one number.
 
-    Calling it gives the mean over MLPs, unweighted. It has no state. Of a gated MLP the q largest are kept in the gate
+    Calling it gives the root mean square over MLPs: the one that misses most is pushed most. It has no state. Of a gated MLP the q largest are kept in the gate
     and, apart, in the value.
     """
 
@@ -82,7 +83,7 @@ class OutputPenalty(nn.Module):
                 self._missed(unit, codes, at, x, at.new_zeros(at.shape[1]) if biases is None else biases[number])
                 for number, (unit, at, x) in enumerate(zip(self.units, directions, inputs, strict=True))
             ]
-        return torch.stack(values).mean()
+        return torch.linalg.vector_norm(torch.stack(values)) / len(values) ** 0.5
 
     def _missed(
         self,
