@@ -162,6 +162,16 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
+def provenance() -> dict[str, Any]:
+    """Who made something: versions, commit, machine, time."""
+    return {
+        "versions": _versions(),
+        "git_commit": _git_commit(),
+        "hardware": _hardware(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
 def _writer(versions: dict[str, str], commit: str | None) -> str:
     return f"crossproof {versions.get('crossproof', 'of no version')}" + (f" at commit {commit[:10]}" if commit else "")
 

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from crossproof.errors import MismatchError, UnsupportedModel
+from crossproof.errors import CrossproofError, MismatchError, UnsupportedModel
 from crossproof.proof.arithmetic.ball import Ball, concatenate
 from crossproof.proof.arithmetic.tally import count, part
 from crossproof.proof.network import EPSILON, Network, centre, normalised, softmax
@@ -29,17 +29,26 @@ from crossproof.proof.statement import Items, Witness
 
 @dataclass(frozen=True)
 class Explanation:
-    vectors: Ball
-    """[feature, width]: what each adds to the stream, before strengths."""
+    atoms: Ball
+    """[atom, width]: what single tokens at single positions add to the stream, before strengths."""
+    members: Int[Tensor, "feature member"] | None
+    """The atoms that a feature is the sum of, -1 for none; None where features are atoms."""
     codes: Int[Tensor, "context family"]
     families: tuple[slice, ...]
     """Which features are of which family."""
     strengths: Callable[[slice], Ball] | None
     """[context, family] of some of the contexts; None where all are one."""
 
-    @property
-    def has_strengths(self) -> bool:
-        return self.strengths is not None
+    def through(self, W: Ball) -> Ball:
+        """[feature, …]: each feature after a linear map, from that of its atoms."""
+        return self.of_atoms(self.atoms @ W)
+
+    def of_atoms(self, table: Ball) -> Ball:
+        """[feature, …]: the sums of its atoms' rows."""
+        if self.members is None:
+            return table
+        rows = table[self.members.clamp(min=0)].only((self.members >= 0)[:, :, None])
+        return rows if rows.shape[1] == 0 else rows.sum(1)
 
 
 def widths_of(context: int, joined: int, has_attention: bool) -> tuple[int, ...]:
@@ -60,24 +69,42 @@ def explain(network: Network, items: Items, witness: Witness) -> Explanation:
     with part("features"):
         if network.has_attention:
             return _through_attention(network, items)
-        vectors, codes, families, start, position = [], [], [], 0, 0
+        context, vocabulary, width = network["W_E"].shape
+        atoms = network["W_E"].reshape(context * vocabulary, width)
         joined = max((witness[name].shape[1] for name in witness if name.startswith("tuples_")), default=1)
-        for family, width in enumerate(widths_of(network.context, joined, has_attention=False)):
-            positions = range(position, position + width)
-            position += width
-            if width == 1:
-                its, code = network["W_E"][positions[0]], items.contexts[:, positions[0]].long()
+        members, codes, families, start, position = [], [], [], 0, 0
+        for family, several in enumerate(widths_of(context, joined, has_attention=False)):
+            place = torch.arange(position, position + several, device=network.device) * vocabulary
+            if several == 1:
+                its = torch.arange(vocabulary, device=network.device)[:, None]
+                code = items.contexts[:, position].long()
             else:
-                tuples, code = witness[f"tuples_{family}"].long(), witness[f"code_{family}"].long()
-                _check_same(f"code_{family}", tuples, code, items.contexts[:, positions.start : positions.stop])
-                its = network["W_E"][positions[0]][tuples[:, 0]]
-                for column, at in enumerate(positions[1:], 1):
-                    its = its + network["W_E"][at][tuples[:, column]]
-            vectors.append(its)
+                its, code = witness[f"tuples_{family}"].long(), witness[f"code_{family}"].long()
+                _check_same(f"code_{family}", its, code, items.contexts[:, position : position + several])
+            members.append(torch.nn.functional.pad(its + place, (0, joined - several), value=-1))
             codes.append(code + start)
             families.append(slice(start, start + len(its)))
-            start += len(its)
-        return Explanation(concatenate(vectors), torch.stack(codes, 1), tuple(families), None)
+            start, position = start + len(its), position + several
+        return Explanation(
+            atoms, None if joined == 1 else torch.cat(members), torch.stack(codes, 1), tuple(families), None
+        )
+
+
+def conjunctions(network: Network, items: Items, joined: int) -> dict[str, Tensor]:
+    """The witness for features of `joined` neighbouring positions: those that occur, and which each window has."""
+    if joined < 1 or joined > network.context:
+        raise CrossproofError(f"joined: {joined} of {network.context} positions cannot be one feature")
+    if network.has_attention and joined > 1:
+        raise CrossproofError("joined: with attention each position is a feature of its own; leave it at 1")
+    witness: dict[str, Tensor] = {}
+    position = 0
+    for family, width in enumerate(widths_of(network.context, joined, network.has_attention)):
+        if width > 1:
+            tokens = items.contexts[:, position : position + width]
+            tuples, code = torch.unique(tokens, dim=0, return_inverse=True)
+            witness |= {f"tuples_{family}": tuples, f"code_{family}": code.to(torch.int32)}
+        position += width
+    return witness
 
 
 def _check_same(name: str, tuples: Tensor, code: Tensor, tokens: Tensor) -> None:
@@ -98,7 +125,7 @@ def _through_attention(network: Network, items: Items) -> Explanation:
     codes = torch.cat([items.contexts.long() + place, items.contexts[:, -1:].long() + context * vocabulary], 1)
     families = tuple(slice(f * vocabulary, (f + 1) * vocabulary) for f in range(context + 1))
     strengths = partial(_looks, scores, codes, context * vocabulary)
-    return Explanation(concatenate([carried, x[query:]]), codes, families, strengths)
+    return Explanation(concatenate([carried, x[query:]]), None, codes, families, strengths)
 
 
 def _looks(scores: Ball, codes: Tensor, queries: int, contexts: slice) -> Ball:
@@ -130,8 +157,8 @@ class Heard:
 
 def heard(network: Network, explanation: Explanation) -> Heard:
     with part("features"):
-        vectors, steady = explanation.vectors, explanation.families[-1]
-        to_logits = vectors @ network["W_U"]
+        steady = explanation.families[-1]
+        to_logits = explanation.through(network["W_U"])
         for mlp in range(network.n_mlps):
             to_logits = _plus(to_logits, steady, network.mlp(mlp)[3] @ network["W_U"])
         if network.norm:
@@ -142,7 +169,7 @@ def heard(network: Network, explanation: Explanation) -> Heard:
             said = b_in
             for before in range(mlp):
                 said = said + network.mlp(before)[3] @ W_in
-            tables.append(_plus(vectors @ W_in, steady, said))
+            tables.append(_plus(explanation.through(W_in), steady, said))
         return Heard(tuple(tables), to_logits, explanation.codes, explanation.strengths, None)
 
 
@@ -151,7 +178,7 @@ def _under_norm(network: Network, explanation: Explanation, to_logits: Ball) -> 
     if network.n_mlps != 1:
         raise UnsupportedModel("only one MLP can be explained under a norm: with more, train the model without norms")
     W_in, b_in, *_ = network.mlp(0)
-    centred = centre(explanation.vectors)
+    centred = explanation.of_atoms(centre(explanation.atoms))
     gram = centred @ centred.mT / float(network.width)
     silent = Ball(torch.zeros(1, network.vocabulary, dtype=torch.float64, device=network.device))
     bias = torch.full_like(explanation.codes[:, :1], len(centred))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Int
@@ -15,6 +16,9 @@ from torch import Tensor
 
 from crossproof.proof.arithmetic.ball import Ball, exact
 from crossproof.proof.arithmetic.tally import count, part
+
+if TYPE_CHECKING:
+    from crossproof.subject.zoo.windows import Windows
 
 Weights = Mapping[str, Ball]
 """A model's weights by the names of its state."""
@@ -32,6 +36,11 @@ class Items:
     target: Int[Tensor, " item"]
     count: Int[Tensor, " item"]
     windows: int
+
+    @classmethod
+    def of(cls, windows: Windows) -> Items:
+        target = windows.item_target.long()
+        return cls(windows.contexts, windows.item_context.long(), target, windows.item_count, windows.n)
 
     def shapes(self) -> Items:
         """The same without numbers, to count with."""
@@ -62,10 +71,10 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Proved:
-    """Mean loss at most `loss`, accuracy at least `accuracy`."""
+    """Mean loss at most `loss`, and at least `right` of the windows predicted rightly."""
 
     loss: float
-    accuracy: float
+    right: int
 
 
 def proved(bounds: Bounds, items: Items) -> Proved:
@@ -74,7 +83,7 @@ def proved(bounds: Bounds, items: Items) -> Proved:
         weight = exact(items.count)
         mean = (bounds.loss * weight).sum(0) / float(items.windows)
     if bounds.loss.mid.is_meta:
-        return Proved(math.nan, math.nan)
+        return Proved(math.nan, 0)
     loss = float(mean.upper().mid)
-    certain = int(items.count[bounds.right].sum())
-    return Proved(math.inf if math.isnan(loss) else loss, certain / items.windows)
+    right = int(items.count[bounds.right].sum())
+    return Proved(math.inf if math.isnan(loss) else loss, right)

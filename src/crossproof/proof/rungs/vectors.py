@@ -27,7 +27,7 @@ from crossproof.proof.arithmetic.tally import part
 from crossproof.proof.explanation import Heard, explain, heard
 from crossproof.proof.network import Network, centre
 from crossproof.proof.rungs.loss import of_target
-from crossproof.proof.rungs.pairs import check_pairs, conflict, sides, split
+from crossproof.proof.rungs.pairs import check_pairs, conflict, meeting, sides, split
 from crossproof.proof.rungs.windows import Windows, bound_margins, combined
 from crossproof.proof.statement import Bounds, Items, Witness
 
@@ -106,6 +106,12 @@ def ends(layers: Layers, meet: Int[Tensor, "pair 2"]) -> tuple[Ball, Ball]:
         downs.append(_sum([box.below for box in at_logits]).upper())
         ups.append(_sum([box.above for box in at_logits]).upper())
     return concatenate(downs), concatenate(ups)
+
+
+def choose(network: Network, items: Items, witness: Witness) -> dict[str, Tensor]:
+    """The pairs that meet."""
+    meet, which = meeting(explain(network, items, witness).codes)
+    return {"pairs": meet, "pair": which}
 
 
 @dataclass(frozen=True)

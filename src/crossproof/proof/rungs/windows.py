@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from crossproof.progress import progress
 from crossproof.proof.arithmetic.ball import Ball
+from crossproof.proof.arithmetic.tally import part
 from crossproof.proof.rungs.loss import loss_of_margins
 from crossproof.proof.statement import Bounds, Items
 
@@ -41,10 +43,13 @@ def windows(items: Items) -> Iterator[Windows]:
 def bound_margins(items: Items, margins: Callable[[Windows], Ball]) -> Bounds:
     """The bounds that margins [item, token], logits minus the target's, give."""
     losses, right = [], []
-    for chunk in windows(items):
-        loss, certain = loss_of_margins(margins(chunk), chunk.target)
-        losses.append(loss.mid)
-        right.append(certain)
+    with progress("verifying", len(items.contexts), "windows") as bar:
+        for chunk in windows(items):
+            with part("items"):
+                loss, certain = loss_of_margins(margins(chunk), chunk.target)
+            losses.append(loss.mid)
+            right.append(certain)
+            bar(chunk.contexts.stop - chunk.contexts.start)
     return Bounds(Ball(torch.cat(losses)), torch.cat(right))
 
 

@@ -1,0 +1,15 @@
+"""From a name to a certificate: `crossproof certify`."""
+
+from __future__ import annotations
+
+from crossproof.proof.certificate import Certificate, write
+from crossproof.proof.config import CertifyConfig
+from crossproof.proof.provable import Provable
+from crossproof.proof.prove import Rivals, Truth, prove
+
+
+def certify(config: CertifyConfig) -> Certificate:
+    """Prove, hold every item's bound against the truth, and write the certificate."""
+    of = Provable.open(config.subject, config.data)
+    proof = prove(of.network, of.items, config.rung, config.joined, config.read)
+    return write(config.out, of, proof, Truth.of(of.network, of.items), Rivals.of(of.network, of.items))

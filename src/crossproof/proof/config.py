@@ -1,0 +1,29 @@
+"""What can be chosen of a proof. No import of torch here: `--help` answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from crossproof.crosscoder.config import Count, Strict
+
+Rung = Literal["brute", "masses", "pairs", "vectors"]
+
+
+class CertifyConfig(Strict):
+    """Prove a bound on a model's loss on given data, and write it down as a certificate."""
+
+    subject: str
+    """A model that reads windows: a zoo name (talesproof-c0.8, talesproof-mlp-c0.3, …) or the folder of one."""
+    out: Path
+    """The folder of the certificate."""
+    rung: Rung = "pairs"
+    """How: brute (every window, from tables), masses (at all neurons), pairs (a number each), vectors (logits each)."""
+    joined: Count = 1
+    """How many neighbouring positions are read by one feature; models with attention need 1."""
+    read: Annotated[int, Field(ge=0)] = 8
+    """masses: how many neurons' corrections are read out for each window."""
+    data: Path | None = None
+    """A text file to prove the bound on, in the model's characters. Default: what the model was trained on."""

@@ -1,0 +1,122 @@
+"""Proving a bound on a model of windows: choose a witness, verify with it, count, and hold the result against truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from crossproof.errors import CrossproofError
+from crossproof.proof.arithmetic.tally import tallied
+from crossproof.proof.explanation import conjunctions
+from crossproof.proof.network import Network
+from crossproof.proof.rungs import brute, masses, pairs, vectors
+from crossproof.proof.statement import Bounds, Items, Proved, Witness, proved
+
+Verify = Callable[[Network, Items, Witness], Bounds]
+Choose = Callable[[Network, Items, dict[str, Tensor], int], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One way to prove."""
+
+    about: str
+    verify: Verify
+    choose: Choose
+    """What it adds to the witness of the explanation; the number is how many neurons are read out."""
+
+
+RUNGS: dict[str, Rung] = {
+    "brute": Rung("the model on every different window, from tables", brute.cached, lambda *_: {}),
+    "masses": Rung(
+        "positive and negative masses at every neuron, the largest corrections read out",
+        masses.verify,
+        lambda network, items, witness, read: {"read": masses.choose(network, items, witness, read)},
+    ),
+    "pairs": Rung(
+        "a number for each pair of features that meets",
+        pairs.verify,
+        lambda network, items, witness, _: pairs.choose(network, items, witness),
+    ),
+    "vectors": Rung(
+        "logits for each pair of features that meets",
+        vectors.verify,
+        lambda network, items, witness, _: vectors.choose(network, items, witness),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Proof:
+    rung: str
+    witness: dict[str, Tensor]
+    bounds: Bounds
+    proved: Proved
+    operations: dict[str, int]
+    """By part."""
+
+
+def prove(network: Network, items: Items, rung: str, joined: int = 1, read: int = 0) -> Proof:
+    """A bound by one rung, with features of `joined` neighbouring positions and `read` neurons read out."""
+    witness = conjunctions(network, items, joined)
+    witness |= RUNGS[rung].choose(network, items, witness, read)
+    with tallied() as tally:
+        bounds = RUNGS[rung].verify(network, items, witness)
+        result = proved(bounds, items)
+    return Proof(rung, witness, bounds, result, tally.parts)
+
+
+def operations(verify: Verify, network: Network, items: Items, witness: Witness) -> dict[str, int]:
+    """How many operations verifying takes, by part, from shapes alone."""
+    with tallied() as tally:
+        unknown = {name: value.to("meta") for name, value in witness.items()}
+        proved(verify(network.shapes(), items.shapes(), unknown), items.shapes())
+    return tally.parts
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """How many operations brute force takes for the same statement."""
+
+    cached: int
+    """At best over how many positions a feature joins."""
+    naive: int
+
+    @classmethod
+    def of(cls, network: Network, items: Items, most: int = 3) -> Rivals:
+        joined = range(1, 2 if network.has_attention else 1 + min(most, network.context))
+        cached = (operations(brute.cached, network, items, conjunctions(network, items, each)) for each in joined)
+        naive = operations(brute.naive, network, items, {})
+        return cls(min(sum(parts.values()) for parts in cached), sum(naive.values()))
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the model does on every item, up to the rounding of one run in balls."""
+
+    loss: float
+    right: int
+    bounds: Bounds
+
+    @classmethod
+    def of(cls, network: Network, items: Items) -> Truth:
+        bounds = brute.cached(network, items, {})
+        mean = proved(bounds, items)
+        return cls(mean.loss, mean.right, bounds)
+
+
+def check_every_item(proof: Proof, truth: Truth) -> None:
+    """That no item's loss exceeds its bound, and that what is certainly right is right.
+
+    The upper ends of brute force exceed the truth by their rounding, far less than the 1e-9 that is allowed here.
+    """
+    excess = truth.bounds.loss.mid - proof.bounds.loss.mid
+    wrong = (excess > 1e-9 * (1 + truth.bounds.loss.mid)) | (proof.bounds.right & ~truth.bounds.right)
+    if bool(wrong.any()):
+        item = int(wrong.nonzero()[0])
+        raise CrossproofError(
+            f"item {item}: its loss {float(truth.bounds.loss.mid[item]):.9g} is above its bound "
+            f"{float(proof.bounds.loss.mid[item]):.9g} by the rung {proof.rung}: this is a bug, and nothing is proved"
+        )
