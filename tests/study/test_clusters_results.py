@@ -125,6 +125,8 @@ def between(low: float, high: float) -> Estimate:
         (between(0.3, 0.5), between(0.1, 0.2), ("holds", "holds")),
         (between(0.3, 0.5), between(-0.1, 0.2), ("cannot tell", "cannot tell")),
         (between(0.3, 0.5), between(-0.2, 0.0), ("does not hold", "does not hold")),
+        (between(0.3, 0.5), between(-0.2, -0.1), ("does not hold", "does not hold")),
+        (between(0.3, 0.5), between(0.0, 0.0), ("does not hold", "does not hold")),
         (between(0.1, 0.2), between(0.1, 0.2), ("does not hold", "holds")),
         (between(0.15, 0.3), between(0.1, 0.2), ("cannot tell", "holds")),
         (None, None, ("cannot tell", "cannot tell")),
@@ -137,7 +139,13 @@ def test_claims_are_chance_members_exchanged_and_the_baseline(
     assert tuple(claim.verdict for claim in said.claims) == verdicts
     assert said.claims[0].ours == (accuracy and accuracy.value)
     assert said.claims[1].ours == (above and above.value)
-    word = {"holds": "more often", "does not hold": "less often", "cannot tell": "cannot be"}[verdicts[1]]
+    word = (
+        "cannot be"
+        if above is None or above.low <= 0 <= above.high
+        else "more often"
+        if above.low > 0
+        else "less often"
+    )
     assert word in said.answer
 
 

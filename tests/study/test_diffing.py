@@ -109,6 +109,12 @@ def test_a_run_trains_measures_and_says_what_it_found_and_is_read_again(
     assert "no labels" in said.claims[0].why
     assert found.stages is None
     assert any("No stages" in note for note in said.notes)
+    # the null is the base itself: what any further training would do passes it
+    assert any("as long on clean texts alone" in note for note in said.notes)
+    assert "The null is the base itself" in said.claims[1].why
+    other = found.model_copy(update={"null": "another"}).findings()
+    assert not any("as long on clean texts alone" in note for note in other.notes)
+    assert "The null is the base itself" not in other.claims[1].why
     assert {figure.id for figure in said.figures} == {"ratio", "rotation", "interactions"}
     assert [group.group for group in found.groups] == [*GROUPS, *GROUPS]
     assert len(found.comparisons) == 2

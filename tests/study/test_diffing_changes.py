@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -13,8 +15,9 @@ from crossproof.study.diffing.changes import WAYS, measured, pair_at_tokens, tot
 from crossproof.study.diffing.features import (
     KINDS,
 )
+from crossproof.study.diffing.measure import Compared
 from crossproof.study.diffing.summed import beyond_null, by_weights
-from crossproof.study.estimates import text_weights
+from crossproof.study.estimates import Drawn, text_weights
 from tests.study.diffing_toys import FEATURES, coder_of, copy_of, many_tokens, of, texts_without_labels
 
 
@@ -141,6 +144,27 @@ def test_a_change_of_weights_between_features_that_do_not_change_is_found_and_pu
         assert pair.change.value == pytest.approx(pair.tuned - pair.base)
         assert pair.by_weights == pytest.approx(pair.change.value)
         assert pair.by_directions == 0
+
+
+def test_a_part_of_changes_that_cancel_is_none() -> None:
+    """Changes have signs: one of 2 and one of −1.9 are no shares of their sum, which resamples may make anything."""
+    base, tuned, again = copy_of("base"), copy_of("tuned"), copy_of("base again")
+    tuned.model.blocks[1].mlp.W_in.data.mul_(3)
+    found = of(base, tuned, coder_of(base, tuned), coder_of(base, again), again)
+    draws = torch.linspace(-1.5, -0.5, 101, dtype=torch.float64)
+
+    def with_directions(value: float) -> Compared:
+        groups = [
+            replace(its, by_weights=Drawn(1.0, -draws), by_directions=Drawn(value, value + draws * 0))
+            for its in found.groups
+        ]
+        return replace(found, groups=groups)
+
+    assert by_weights([with_directions(-0.9)]) is None
+    assert by_weights([with_directions(-1.1)]) is None
+    part = by_weights([with_directions(1.0)])
+    assert part is not None
+    assert part.value == 0.5
 
 
 def test_features_that_turn_are_told_from_those_that_stay_and_their_partners_are_named() -> None:

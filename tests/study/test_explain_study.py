@@ -123,6 +123,23 @@ def of_groups(**parts: Part) -> ExplainStudy:
     )  # fmt: skip
 
 
+def test_the_worst_of_several_penalties_is_not_the_worst_of_each_resample() -> None:
+    """Penalties that are all alike but for the texts they fail on: none is worse, however many there are."""
+    generator, weights = torch.Generator().manual_seed(0), text_weights(40, 0)
+
+    def varied() -> Part:
+        hits = 8 + torch.randn(40, 1, generator=generator, dtype=torch.float64)
+        hits -= hits.mean() - 8
+        counts = [torch.full((40, 1), count, dtype=torch.float64) for count in (100, 10, 20)]
+        judged = judged_by(Tally(*counts, hits), weights)
+        return part(8).model_copy(update={"judged": {LABELS: judged}})
+
+    found = of_groups(plain=varied(), **{f"penalty {number}": varied() for number in range(12)})
+    same = found.same[LABELS]["balanced"]
+    assert same.value == pytest.approx(0, abs=1e-9)
+    assert same.low < -0.005 < 0.005 < same.high
+
+
 def test_groups_stand_against_the_plain_one_and_claims_against_the_worst_of_them() -> None:
     found = of_groups(strong=part(7), plain=part(9), plain2=part(8), mild=part(8.5))
     by = {(its.group, its.judge): its for its in found.groups}

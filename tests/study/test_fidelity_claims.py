@@ -10,13 +10,11 @@ from torch import Tensor
 
 from crossproof.findings import Claim
 from crossproof.study.dictionaries import CoderRecord
-from crossproof.study.estimates import Drawn
+from crossproof.study.extremes import Bounded
 from crossproof.study.fidelity.claims import verdict
 from crossproof.study.fidelity.config import Residual
 from crossproof.study.fidelity.measure import Losses
-from crossproof.study.fidelity.records import Bounded
 from crossproof.study.fidelity.results import FidelityStudy, study_of
-from crossproof.study.fidelity.worst import least
 
 TEXTS = 60
 
@@ -153,39 +151,18 @@ def test_only_five_dictionaries_are_resampled_and_groups_apart() -> None:
     assert cost.high - cost.low > 0.04
 
 
-def test_intervals_of_the_worst_and_of_a_chosen_one_cover_what_they_should() -> None:
-    """Four blocks, or settings, that are all exactly at the bar: neither side may be claimed more often than it is."""
-    generator = torch.Generator().manual_seed(0)
-    trials, count = 300, 4
-    below = above = chosen = naive = 0
-    for _ in range(trials):
-        means = torch.randn(count, generator=generator, dtype=torch.float64)
-        draws = means + torch.randn(1000, count, generator=generator, dtype=torch.float64)
-        numbers = [Drawn(float(mean), its) for mean, its in zip(means, draws.T, strict=True)]
-        worst = least({str(number): its for number, its in enumerate(numbers)}, 1)
-        assert worst is not None
-        assert worst.value == float(means.min())
-        assert worst.where == str(int(means.argmin()))
-        below, above = below + (worst.high < 0), above + (worst.low > 0)
-        naive += float(draws.amin(1).quantile(0.975)) < 0
-        lows = [its.low for its in (least({"": number}, count) for number in numbers) if its is not None]
-        chosen += max(lows) > 0
-    assert naive / trials > 0.3  # what resampling the worst one would say
-    for wrong in (below, above, chosen):
-        assert wrong / trials < 0.06
-    assert below + chosen > 0  # an interval that always covers says nothing
+def test_a_penalty_that_changes_nothing_gains_nothing() -> None:
+    _, claims = found(PLAIN, (record("b", "idle"), PLAIN[1]))
+    assert (claims["gain"].ours, claims["gain"].low, claims["gain"].high) == (0, 0, 0)
+    assert claims["gain"].verdict == "does not hold"
 
 
-def test_one_number_has_its_own_interval_and_none_is_none() -> None:
-    its = Drawn(0.5, torch.linspace(0, 1, 1001, dtype=torch.float64))
-    one = least({"only": its}, 1)
-    assert one is not None
-    assert (one.value, one.low, one.high) == pytest.approx((0.5, 0.025, 0.975))
-    assert least({"only": its, "missing": None}, 1) is None
-    assert least({}, 1) is None
-    wider = least({"only": its}, 5)
-    assert wider is not None
-    assert (wider.low, wider.high) == pytest.approx((0.005, 0.995))
+def test_of_a_setting_of_which_the_bar_is_not_known_it_is_not_said_that_it_fails() -> None:
+    failing = record("b", "failing"), planted((0.98, 0.5), (0.97, 0.5))
+    unknown = record("c", "unknown", None), planted((0.98, 0.95), (0.97, 0.95))
+    _, claims = found(PLAIN, failing, unknown)
+    assert claims["frontier"].verdict == "cannot tell"
+    assert "not known of 1" in claims["frontier"].why
 
 
 @pytest.mark.parametrize(

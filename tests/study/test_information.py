@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from crossproof.binding.encoding import codes_of
 from crossproof.codes import Codes
 from crossproof.errors import CrossproofError
-from crossproof.findings import FINDINGS, Findings
+from crossproof.findings import FINDINGS, Claim, Findings
 from crossproof.interaction.interpretations.dominant import Dominant
+from crossproof.study.dictionaries import CoderRecord
 from crossproof.study.information.coding import StrengthCode, SupportCode, bins_of, rounded
 from crossproof.study.information.config import InformationConfig
-from crossproof.study.information.study import measured, run
+from crossproof.study.information.results import study_of
+from crossproof.study.information.study import Level, Measured, measured, run
 from tests.binding import coders
 from tests.subject import tiny
 
@@ -141,3 +143,26 @@ def _short(folder: Path) -> Path:
     path = folder / "short.txt"
     path.write_text("\n".join(f"w{i} w{i + 1}" for i in range(30)))
     return path
+
+
+def made(bits: float, certified: float, penalty: str, number: int) -> tuple[CoderRecord, Measured]:
+    """Of forty texts alike but for noise."""
+    noise = 0.05 * torch.randn(40, dtype=torch.float64, generator=torch.Generator().manual_seed(number))
+    one = torch.ones(40, dtype=torch.float64)
+    level = Level(0.1, bits * one, one)
+    its = Measured(one, one, bits * one, one, 2 * one, certified * (one + noise - noise.mean()), one, (level,))
+    return CoderRecord(coder=f"{penalty}-{number}", penalty=penalty, seed=0, unexplained=0.1), its
+
+
+def test_a_penalty_that_is_claimed_because_its_bound_is_tightest_has_an_interval_that_allows_for_the_choice() -> None:
+    def claimed(penalties: int) -> Claim:
+        others = [made(10.0, 0.975 + 0.01 * n, f"penalty {n}", 1 + n) for n in range(penalties)]
+        return study_of("s", [made(10.0, 1.0, "plain", 0), *others], (0.1,), 0).findings().claims[1]
+
+    alone, among = claimed(1), claimed(30)
+    assert alone.ours == among.ours == pytest.approx(0.975)
+    assert alone.high is not None
+    assert among.high is not None
+    assert among.high > alone.high + 0.005
+    assert "Of 30 penalties" in among.why
+    assert (alone.verdict, among.verdict) == ("holds", "cannot tell")

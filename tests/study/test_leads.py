@@ -16,11 +16,12 @@ from crossproof.errors import CrossproofError, MismatchError
 from crossproof.findings import FINDINGS, Findings
 from crossproof.interaction.coactive import CoActive
 from crossproof.interaction.weights import typical_strengths
+from crossproof.study.dictionaries import CoderRecord
 from crossproof.study.leads import pairs
 from crossproof.study.leads import search as its
 from crossproof.study.leads.config import LeadsConfig
 from crossproof.study.leads.pairs import LENGTHS, PLACES, REST, Half, find
-from crossproof.study.leads.results import LeadRecord, Losses, Searched, _estimate, _verdict
+from crossproof.study.leads.results import DictionaryRecord, LeadRecord, Losses, Searched, _estimate, _verdict, study_of
 from crossproof.study.leads.search import Trials, read, search, second_difference_at
 from crossproof.study.leads.study import losses, run
 from crossproof.subject.subject import Subject
@@ -196,6 +197,32 @@ def test_an_effect_that_is_planted_is_found_and_one_that_is_not_is_not_claimed()
     assert _verdict(-2.0, -1.0, 0.0) == "does not hold"
     assert _estimate([[1.0, 2.0]], 0) is None
     assert _verdict(None, None, 0.0) == "cannot tell"
+
+
+def test_leads_that_could_not_be_tried_and_dictionaries_with_too_few_leads_are_not_counted() -> None:
+    def lead(tried: int, met: int, more: float | None) -> LeadRecord:
+        pair = Searched(guest=1, potential=9.0, by_themselves=0, tried=tried, met=met, strength=None, interaction=None)
+        loss = Losses(lead=more, together=more, over_together=more, apart=None, over_apart=None)
+        return LeadRecord(host=7, lead=pair, matches=[], after=loss, next=loss, passage=None)
+
+    def dictionary(name: str, leads: list[LeadRecord]) -> DictionaryRecord:
+        return DictionaryRecord(
+            coder=CoderRecord(coder=name, penalty="plain", seed=0, unexplained=None), n_pairs=9, leads=leads
+        )
+
+    many = dictionary("many", [lead(4, 2, 1.0 + number) for number in range(6)])
+    few = dictionary("few", [lead(4, 2, 90.0), lead(4, 0, None), lead(0, 0, None)])
+    group = study_of("s", 2, 2, [many, few], 0).groups[0]
+    assert (group.leads_met.met, group.leads_met.of) == (7, 8)
+    estimate = group.losses["after.over_together"]
+    assert estimate is not None
+    assert estimate.value == 3.5
+    assert group.counts["after.over_together"] == 6
+    alone = study_of("s", 2, 2, [few], 0).groups[0]
+    assert alone.losses["after.over_together"] is None
+    assert alone.counts["after.over_together"] == 1
+    untried = study_of("s", 2, 2, [dictionary("none", [lead(0, 0, None)])], 0)
+    assert untried.findings().claims[0].ours is None
 
 
 def test_the_study_goes_on_where_it_was_killed_and_is_read_when_it_is_finished(tmp_path: Path) -> None:

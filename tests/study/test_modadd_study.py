@@ -19,11 +19,12 @@ from crossproof.crosscoder.model import Crosscoder
 from crossproof.errors import CrossproofError, UnsupportedModel
 from crossproof.findings import Findings
 from crossproof.interaction.contributions import PlainNeurons, contributions
-from crossproof.study.estimates import Estimate
+from crossproof.study.estimates import Drawn, Estimate
 from crossproof.study.modadd import study as studied
 from crossproof.study.modadd.claims import claims_of
 from crossproof.study.modadd.config import ModaddConfig
 from crossproof.study.modadd.measure import Measured, load, measure, right, save
+from crossproof.study.modadd.measures import MEASURES
 from crossproof.study.modadd.network import network
 from crossproof.study.modadd.pairs import PairGrid
 from crossproof.study.modadd.results import ModaddStudy, study_of
@@ -216,6 +217,20 @@ def test_a_dictionary_is_described_by_what_it_does_at_the_answer(tmp_path: Path)
 
 
 # -- results and claims ------------------------------------------------------------------------------------------------
+
+
+def test_where_waves_would_explain_no_more_than_chance_nothing_is_on_the_way_to_them() -> None:
+    """Less than chance would else count as further than the whole way."""
+    weights = torch.ones(3, len(measured().sums["variance"]), dtype=torch.float64)
+    chance = MEASURES["pure_chance"].of(measured(), weights).value
+
+    def along(cut: float) -> Drawn:
+        its = replace(measured(), said=measured().said.model_copy(update={"cut": cut}))
+        return MEASURES["pure_above_chance"].of(its, weights)
+
+    assert along(chance + 0.5).known
+    for cut in (chance, chance - 0.5):
+        assert not along(cut).known
 
 
 @cache

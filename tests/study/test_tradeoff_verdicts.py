@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from crossproof.findings import Claim
 from crossproof.study.estimates import Drawn
 from crossproof.study.tradeoff.claims import claims_of, primary
 from crossproof.study.tradeoff.frontier import at_cost, drawn_at_cost, estimated, paired
@@ -246,6 +248,60 @@ def test_a_setting_reaches_the_target_only_if_nothing_that_it_pays_is_too_much()
     assert study(0.85, 1.05) == "holds"  # Φ(all) is .9 and .85 more than nine tenths of it
     assert study(0.75, 1.05) == "does not hold"
     assert study(0.85, 1.15) == "does not hold"
+
+
+def noisy(middles: list[float], spread: float = 0.02) -> Measured:
+    """Of each of these MLPs Φ(all) is .9, the same in every text, and Φ(only the largest) so much, give or take."""
+    base = made(2.0, 0.3, 1.0, 0.5)
+    wide = {name: getattr(base, name).expand(TEXTS, len(middles)) for name in ("share", "touched", "total", "others")}
+    largest = torch.tensor(middles, dtype=torch.float64) + spread * torch.linspace(-1, 1, TEXTS).double()[:, None]
+    flat = torch.ones_like(largest)
+    return replace(
+        base,
+        mlps=tuple(f"blocks.{n}.mlp" for n in range(len(middles))),
+        score=wide["others"],
+        **wide,
+        patched=10 * torch.stack([1.1 * flat, 2 - largest, 2 * flat]),
+        inputs=torch.zeros(len(middles), dtype=torch.long),
+        neurons=torch.full((len(middles),), 4),
+        pre_activations=torch.full((len(middles),), 4),
+    )
+
+
+def reached(middles: list[float], beside: int) -> Claim:
+    """Of a setting, with so many others that are far from the bar."""
+    found = [(dictionary("plain", 0.0, 0), noisy([0.3] * len(middles), 0.0))]
+    found += [(dictionary("relative", 1.0, 0), noisy(middles))]
+    found += [(dictionary("paper", 2.0 + n, 0), noisy([0.2] * len(middles), 0.0)) for n in range(beside)]
+    claims = claims_of(study_of(found, costs_at(1.1, 0.02), seed=0), "made")
+    return next(claim for claim in claims if claim.id == "tradeoff.reach")
+
+
+def test_that_some_setting_reaches_the_target_allows_for_how_many_were_tried() -> None:
+    alone, among = reached([0.819], 0), reached([0.819], 30)
+    assert alone.ours == among.ours == pytest.approx(0.009)
+    assert "relative λ 1" in among.measure
+    assert (alone.verdict, among.verdict) == ("holds", "cannot tell")
+
+
+def test_that_none_reaches_the_target_allows_for_how_many_conditions_there_are() -> None:
+    one, many = reached([0.8006], 0), reached([0.8006] * 12, 0)
+    assert (one.verdict, many.verdict) == ("does not hold", "cannot tell")
+    assert one.ours == many.ours == pytest.approx(-0.0094)
+
+
+def test_the_worst_mlp_of_the_table_has_an_interval_that_is_not_that_of_the_worst_of_each_resample() -> None:
+    generator = torch.Generator().manual_seed(0)
+    its = noisy([0.6] * 8, 0.0)
+    losses = 10 * (1.4 + torch.randn(TEXTS, 8, generator=generator, dtype=torch.float64))
+    its = replace(its, patched=torch.stack([its.patched[0], losses - losses.mean(0) + 14, its.patched[2]]))
+    found = study_of([(dictionary("plain", 0.0, 0), its)], costs_at(1.1, 0.02), seed=0)
+    plain = found.points[0]
+    assert plain.worst is not None
+    assert plain.slack is None
+    assert plain.worst.value == pytest.approx(0.6 / 0.9)
+    assert plain.worst.low < 0.6 / 0.9 < plain.worst.high
+    assert "worst MLP" in found.findings().tables[0].columns
 
 
 def test_findings_have_every_dictionary_and_say_what_is_not_there() -> None:

@@ -269,4 +269,4 @@ def _number(value: float | None) -> str:
 
 def three_digits(value: float) -> str:
     """Three digits that count, zeros among them, and no power of ten below a million."""
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:#.3g}".removesuffix(".")
+    return f"{value:,.0f}" if 999.5 <= abs(value) < 1e6 else f"{value:#.3g}".removesuffix(".")

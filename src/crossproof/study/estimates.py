@@ -11,6 +11,7 @@ has the same texts in every estimate that was made with the same weights.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,12 @@ from torch import Tensor
 DRAWS = 1000
 ENOUGH = 5
 """From so many dictionaries on, they are resampled too."""
+LEVEL = 0.025
+"""What lies beyond each end of an interval."""
+MOST_UNDEFINED = 0.05
+"""A number that is not defined in more of its resamples has no interval."""
+_APART = 1_000_003
+"""Between the seeds of texts and of dictionaries: drawn with one, which dictionaries would follow from which texts."""
 
 
 class Estimate(BaseModel):
@@ -41,6 +48,12 @@ class Drawn:
 
     value: float
     draws: Float64[Tensor, " draw"]
+
+    @property
+    def known(self) -> bool:
+        """Whether it is defined, and in nearly every resample: what hangs on one or two texts is not."""
+        undefined = float((~self.draws.isfinite()).double().mean())
+        return math.isfinite(self.value) and undefined <= MOST_UNDEFINED
 
 
 def text_weights(texts: int, seed: int, draws: int = DRAWS) -> Float64[Tensor, "draw text"]:
@@ -77,14 +90,17 @@ def mean(members: Sequence[Drawn], resample_members_with: int | None = None) -> 
     if resample_members_with is None:
         means = draws.mean(0)
     else:
-        chosen = text_weights(len(members), resample_members_with, draws.shape[1])
+        chosen = text_weights(len(members), resample_members_with + _APART, draws.shape[1])
         # a member that is not drawn has weight 0, and must not make the mean undefined
         means = torch.where(chosen.T > 0, draws * chosen.T, 0).sum(0) / len(members)
     return Drawn(sum(member.value for member in members) / len(members), means)
 
 
-def estimate(members: Sequence[Drawn], resample_members_with: int | None = None) -> Estimate:
-    """The mean over dictionaries, as `mean` draws it, and its interval."""
-    over = mean(members, resample_members_with)
-    low, high = over.draws.nanquantile(torch.tensor([0.025, 0.975], dtype=over.draws.dtype)).tolist()
+def estimate(members: Sequence[Drawn], resample_members_with: int | None = None, chosen_from: int = 1) -> Estimate:
+    """The mean over dictionaries, as `mean` draws it, and its interval.
+
+    `chosen_from`: of so many this one is shown because it does best, and its interval is as much surer (Bonferroni).
+    """
+    over, level = mean(members, resample_members_with), LEVEL / max(1, chosen_from)
+    low, high = over.draws.nanquantile(torch.tensor([level, 1 - level], dtype=over.draws.dtype)).tolist()
     return Estimate(value=over.value, low=low, high=high, each=[member.value for member in members])

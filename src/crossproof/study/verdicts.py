@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from crossproof.findings import Verdict
 from crossproof.study.estimates import Estimate
+from crossproof.study.extremes import Bounded
 
 
-def above(its: Estimate | None, bar: float) -> Verdict:
+def above(its: Estimate | Bounded | None, bar: float) -> Verdict:
     """Whether it is larger than the bar."""
     if its is None:
         return "cannot tell"
     return "holds" if its.low > bar else "does not hold" if its.high <= bar else "cannot tell"
 
 
-def at_most(its: Estimate | None, bar: float) -> Verdict:
+def at_most(its: Estimate | Bounded | None, bar: float) -> Verdict:
     """Whether it is no larger than the bar."""
     if its is None:
         return "cannot tell"

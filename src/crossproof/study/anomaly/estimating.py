@@ -161,6 +161,8 @@ def _comparisons(found: Mapping[str, Sequence[Measured]], resamples: Resamples) 
                 name: [_ratio(*(_of_role(its, role, measure, resamples) for role in at)) for its in members]
                 for name, members in found.items()
             }
+            if not all(its.known for members in ratios.values() for its in members):
+                continue  # there are such tokens in a few texts only
             usual = resamples.mean(BASE, ratios[BASE])
             for name, its in ratios.items():
                 over = combine(lambda a, b: a - b, resamples.mean(name, its), usual)
@@ -239,7 +241,7 @@ def _detection(
         here = its.found[number, place, 0, which]
         clean = its.found[number, place, 1, which] if decoy is None else its.found[decoy, place, 0, which]
         area = auroc(here, clean, resamples.weights)
-        if area is None:
+        if area is None or not area.known:
             return None
         texts = int((~here.isnan()).sum())
         parts["auroc"].append(area)
@@ -290,4 +292,5 @@ def _difference(
     # texts that a costly detector left out count for neither
     here, clean = torch.where(~sides.isnan().any(1, keepdim=True), sides, torch.nan)
     one, other = (auroc(here[number], clean[number], resamples.weights) for number in (0, 1))
-    return None if one is None or other is None else combine(lambda a, b: a - b, one, other)
+    found = None if one is None or other is None else combine(lambda a, b: a - b, one, other)
+    return found if found is not None and found.known else None

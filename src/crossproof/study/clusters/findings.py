@@ -95,13 +95,13 @@ def _answer(found: ClustersStudy) -> str:
     ]
     for baseline in (matrix for matrix in found.matrices if matrix not in INTERACTION):
         against = found.against(baseline)
-        word = {"holds": "more", "does not hold": "less"}.get(_sign(against.difference))
-        difference = _text(against.difference)
-        if against.difference is None:
+        gained, difference = against.difference, _text(against.difference)
+        if gained is None:
             sentences.append(f"They cannot be compared with clusters by {baseline}: too few are of like size.")
-        elif word is None:
+        elif gained.low <= 0 <= gained.high:
             sentences.append(f"At like sizes they cannot be told from clusters by {baseline}: {difference}.")
         else:
+            word = "more" if gained.low > 0 else "less"
             sentences.append(f"At like sizes they are {word} often right than clusters by {baseline}: {difference}.")
     near = found.agreement(DIRECTED, ACTIVATIONS)
     if near is not None:
@@ -282,7 +282,7 @@ def _dictionaries(found: ClustersStudy) -> Table:
 
 def _notes(found: ClustersStudy) -> tuple[str, ...]:
     resampled = "clusters" + (
-        " and dictionaries"
+        f", and dictionaries where {ENOUGH} or more were trained alike"
         if max(sum(its.coder.group == group for its in found.dictionaries) for group in found.groups) >= ENOUGH
         else ", the dictionaries held fixed"
     )

@@ -73,6 +73,8 @@ def _interactions_claim(found: DiffingStudy) -> Claim:
             f"Without taking off what the null has: {share(group.share_of_change)} of all change, where "
             f"{share(group.share_of_interaction)} of all interaction is"
         )
+    if _is_itself(found):
+        why += ". The null is the base itself: whether it takes this fine-tuning, or any would do, is not asked"
     return Claim(
         id="diffing.interactions",
         claim="Fine-tuning changes interactions between features that it does not change.",
@@ -110,6 +112,11 @@ def _weights_claim(found: DiffingStudy) -> Claim:
         verdict=verdict,
         why=why,
     )
+
+
+def _is_itself(found: DiffingStudy) -> bool:
+    """Whether the null is the base (`reading.load_models` names it so)."""
+    return found.null == f"{found.base} again"
 
 
 # -- words -------------------------------------------------------------------------------------------------------------
@@ -161,6 +168,13 @@ def _notes(found: DiffingStudy) -> list[str]:
         "it has in the other half of the texts, so that noise cancels. Weights and directions are exchanged one at a "
         "time, with the same codes; their parts need not add up.",
     ]
+    if _is_itself(found):
+        said.append(
+            f"The null is {found.base} itself: it takes off what the training of a dictionary leaves unequal, and "
+            "nothing else. Fine-tuning on anything moves weights, so a change beyond this null is one of fine-tuning "
+            "as such, and not shown to be the trigger's doing. For that the null has to be a base that was fine-tuned "
+            "as long on clean texts alone (`null`)."
+        )
     if found.base_rate is None:
         said.append("Texts without labels: nobody knows where a trigger is.")
     if found.stages is None:

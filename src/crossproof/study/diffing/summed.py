@@ -67,7 +67,7 @@ def beyond_null(found: Sequence[Compared]) -> Estimate | None:
     """Of all change, what lies between unchanged features beyond the part of their interaction that the null has."""
 
     def beyond(change: Tensor, interaction: Tensor, null: Tensor, of: Tensor, *every: Tensor) -> Tensor:
-        return (change - null / of * interaction) / sum(every)
+        return _of_positive(change - null / of * interaction, torch.stack(every).sum(0))
 
     each = []
     for its in found:
@@ -85,7 +85,7 @@ def by_weights(found: Sequence[Compared]) -> Estimate | None:
         first = next(group for group in its.groups if (group.metric, group.group) == ("directed", "both unchanged"))
         assert first.by_weights is not None
         assert first.by_directions is not None
-        each.append(_defined(lambda one, other: one / (one + other), first.by_weights, first.by_directions))
+        each.append(_defined(lambda one, other: _of_positive(one, one + other), first.by_weights, first.by_directions))
     return known(each)
 
 
@@ -105,8 +105,8 @@ def stages(found: Followed, texts: Texts) -> StagesRecord:
 
 
 def known(each: Sequence[Drawn | None]) -> Estimate | None:
-    """Over the crosscoders where it is defined."""
-    defined = [drawn for drawn in each if drawn is not None]
+    """Over the crosscoders where it is defined, and does not hang on a few texts."""
+    defined = [drawn for drawn in each if drawn is not None and drawn.known]
     return estimate(defined) if defined else None
 
 
@@ -148,6 +148,11 @@ def _defined(function: Callable[..., Tensor], *parts: Drawn) -> Drawn | None:
     """Of these parts, unless it is not a number: nothing over nothing."""
     made = combine(function, *parts)
     return made if bool(torch.isfinite(torch.tensor(made.value))) else None
+
+
+def _of_positive(part: Tensor, whole: Tensor) -> Tensor:
+    """Changes have signs: of a sum that is none, or goes the other way, nothing is a share."""
+    return torch.where(whole > 0, part / whole, torch.nan)
 
 
 def _spearman(a: Tensor, b: Tensor) -> float | None:

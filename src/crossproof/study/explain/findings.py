@@ -16,6 +16,7 @@ from crossproof.study.explain.results import (
     ExplainStudy,
     GroupRecord,
 )
+from crossproof.study.extremes import Bounded
 
 MARGIN = 0.02
 """Penalised features are as explainable if they lose less balanced accuracy than this."""
@@ -92,7 +93,7 @@ def _claims(found: ExplainStudy, judges: list[str]) -> list[Claim]:
 
 
 def _claim(
-    id: str, claim: str, paper: str, measure: str, estimate: Estimate | None, least: float, otherwise: str
+    id: str, claim: str, paper: str, measure: str, estimate: Bounded | None, least: float, otherwise: str
 ) -> Claim:
     than = f"{least:g}".replace("-", "−")
     return Claim(
@@ -108,7 +109,7 @@ def _claim(
     )
 
 
-def _verdict(estimate: Estimate | None, least: float) -> Verdict:
+def _verdict(estimate: Bounded | None, least: float) -> Verdict:
     if estimate is None or estimate.low <= least <= estimate.high:
         return "cannot tell"
     return "holds" if estimate.low > least else "does not hold"
@@ -298,6 +299,10 @@ def _notes(found: ExplainStudy) -> tuple[str, ...]:
         f"“{OTHER}”: each feature is scored with the explanation of another, drawn. “{SHUFFLED}”: labels were shuffled "
         "over the tokens, and explanations searched for among them.",
     ]
+    if len(found.of(LABELS)) > 1:
+        notes.append(
+            "The worst of several groups is found on the texts it is reported on; its interval allows for that."
+        )
     if found.language_model is not None:
         notes.append(
             f"Language model: {found.language_model}. It saw up to {found.judged_examples} examples of the explaining "

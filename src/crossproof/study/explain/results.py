@@ -12,6 +12,7 @@ from crossproof.findings import Findings, Passage
 from crossproof.study.base import StudyResults
 from crossproof.study.dictionaries import PLAIN, CoderRecord
 from crossproof.study.estimates import Drawn, Estimate, combine, estimate
+from crossproof.study.extremes import Bounded, least
 
 LABELS, SHUFFLED, OTHER = "token labels", "shuffled labels", "another feature's labels"
 MODEL, MODEL_OTHER = "language model", "language model, another feature's"
@@ -126,9 +127,9 @@ class ExplainStudy(StudyResults):
     coders: list[CoderRecord]
     dictionaries: list[DictionaryRecord]
     groups: list[GroupRecord]
-    same: dict[str, dict[str, Estimate]]
+    same: dict[str, dict[str, Bounded]]
     """By judge and measure: the least `against_plain` of all groups with a penalty."""
-    above: dict[str, Estimate]
+    above: dict[str, Bounded]
     """By judge: the least `above_other` of all groups."""
 
     def findings(self) -> Findings:
@@ -142,7 +143,7 @@ class ExplainStudy(StudyResults):
 
 def groups_of(
     found: Sequence[tuple[CoderRecord, Part]],
-) -> tuple[list[GroupRecord], dict[str, dict[str, Estimate]], dict[str, Estimate]]:
+) -> tuple[list[GroupRecord], dict[str, dict[str, Bounded]], dict[str, Bounded]]:
     """Groups, plain ones first, and by judge the least of what they have against plain and above another feature's."""
     members: dict[str, list[Part]] = {}
     baselines: dict[str, str] = {}
@@ -151,8 +152,8 @@ def groups_of(
         if about.penalty != PLAIN:
             baselines[about.group] = about.baseline
     records: list[GroupRecord] = []
-    same: dict[str, dict[str, Estimate]] = {}
-    above: dict[str, Estimate] = {}
+    same: dict[str, dict[str, Bounded]] = {}
+    above: dict[str, Bounded] = {}
     for judge in dict.fromkeys(judge for parts in members.values() for part in parts for judge in part.judged):
         less: dict[str, dict[str, list[Drawn]]] = {group: {} for group in members}
         for measure in COMPARED:
@@ -168,10 +169,12 @@ def groups_of(
         for group, parts in members.items():
             judged = [its.judged[judge] for its in parts if judge in its.judged]
             records.append(_group(group, judge, judged, less[group], over.get(group, [])))
-        named = [[its[measure] for its in less.values() if measure in its] for measure in COMPARED]
-        same[judge] = {measure: _least(these) for measure, these in zip(COMPARED, named, strict=True) if these}
-        if over:
-            above[judge] = _least(list(over.values()))
+        same[judge] = {}
+        for measure in COMPARED:
+            lost = least({group: _mean(its[measure]) for group, its in less.items() if measure in its})
+            same[judge] |= {measure: lost} if lost else {}
+        gained = least({group: _mean(its) for group, its in over.items()})
+        above |= {judge: gained} if gained else {}
     return records, same, above
 
 
@@ -212,8 +215,3 @@ def _less(these: Sequence[Drawn], base: Sequence[Drawn]) -> list[Drawn]:
 
 def _mean(these: Sequence[Drawn]) -> Drawn:
     return combine(lambda *values: torch.stack(values).mean(0), *these)
-
-
-def _least(groups: Sequence[Sequence[Drawn]]) -> Estimate:
-    """Of the groups' means, in each resample."""
-    return estimate([combine(lambda *values: torch.stack(values).min(0).values, *map(_mean, groups))])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from crossproof.findings import Claim, Verdict
+from crossproof.study.extremes import Bounded
 from crossproof.study.fidelity.config import Residual
-from crossproof.study.fidelity.records import KEEPS, LOSES, WORSE, Bounded, GroupRecord
+from crossproof.study.fidelity.records import KEEPS, LOSES, WORSE, GroupRecord
+from crossproof.study.verdicts import above
 
 MOST = 0.5
 NONE_PENALISED = "no dictionary here was trained with a penalty"
@@ -50,8 +52,9 @@ def claims(groups: Sequence[GroupRecord], residual: Residual) -> Iterator[Claim]
         f"Φ(only the largest) / Φ(all), less that without the penalty{of}",
         best.gain if best else None,
         0.0,
-        f"holds if the whole interval is at least 0, on every block{chosen_from}",
+        f"holds if the whole interval is above 0, on every block{chosen_from}",
         why,
+        above,
     )
     yield _claim(
         "fidelity.cost",
@@ -68,10 +71,16 @@ def claims(groups: Sequence[GroupRecord], residual: Residual) -> Iterator[Claim]
 
 def _frontier(groups: Sequence[GroupRecord], best: GroupRecord | None, residual: Residual, why: str) -> Claim:
     slack = best.slack if best else None
+    known = [group.slack for group in groups if group.slack]
+    unknown = sum(group.penalised for group in groups) - len(known)
     if slack is not None:
         # that none meets the bar must be true of all of them, not only of the one that looks best
-        highest = max(group.slack.high for group in groups if group.slack)
-        slack = slack.model_copy(update={"high": highest})
+        slack = slack.model_copy(update={"high": max(its.high for its in known)})
+
+    def judged(its: Bounded, bar: float) -> Verdict:
+        found = verdict(its, bar)
+        return "cannot tell" if unknown and found == "does not hold" else found
+
     return _claim(
         "fidelity.frontier",
         f"Some setting keeps Φ(only the largest) ≥ {KEEPS:g} Φ(all) with Φ(all) at most {LOSES:g} lower, on every "
@@ -83,13 +92,22 @@ def _frontier(groups: Sequence[GroupRecord], best: GroupRecord | None, residual:
         slack,
         0.0,
         "holds if the whole interval of the best setting is at least 0, does not hold if that of every setting is below"
-        " 0",
+        " 0" + (f" (not known of {unknown})" if unknown and slack is not None else ""),
         why,
+        judged,
     )
 
 
 def _claim(
-    id: str, claim: str, paper: str, measure: str, ours: Bounded | None, bar: float, rule: str, missing: str
+    id: str,
+    claim: str,
+    paper: str,
+    measure: str,
+    ours: Bounded | None,
+    bar: float,
+    rule: str,
+    missing: str,
+    judged: Callable[[Bounded, float], Verdict] | None = None,
 ) -> Claim:
     return Claim(
         id=id,
@@ -99,12 +117,13 @@ def _claim(
         ours=ours and ours.value,
         low=ours and ours.low,
         high=ours and ours.high,
-        verdict=verdict(ours, bar) if ours else "cannot tell",
+        verdict=(judged or verdict)(ours, bar) if ours else "cannot tell",
         why=rule if ours else f"{rule}; {missing}",
     )
 
 
 def verdict(ours: Bounded, bar: float) -> Verdict:
+    """Whether it is at least the bar."""
     if ours.low >= bar:
         return "holds"
     return "does not hold" if ours.high < bar else "cannot tell"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from crossproof.study.estimates import Estimate
+from crossproof.study.extremes import Bounded
 from crossproof.study.fidelity.config import Residual
 
 LARGEST = "keep 1"
@@ -16,16 +17,6 @@ dictionaries without a penalty, and unexplained variance at most so many times t
 
 class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class Bounded(Record):
-    """The least of several numbers, and its interval (`extremes.py`)."""
-
-    value: float
-    low: float
-    high: float
-    where: str
-    """Which of them it is."""
 
 
 class SchemeRecord(Record):

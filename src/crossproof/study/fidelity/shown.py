@@ -8,8 +8,9 @@ from crossproof.findings import Cell, Figure, Series, Table
 from crossproof.interaction.schemes import keeps
 from crossproof.study.dictionaries import CoderRecord
 from crossproof.study.estimates import Estimate
+from crossproof.study.extremes import Bounded
 from crossproof.study.fidelity.config import Residual
-from crossproof.study.fidelity.records import BlockRecord, Bounded, GroupRecord, SchemeRecord
+from crossproof.study.fidelity.records import BlockRecord, GroupRecord, SchemeRecord
 
 WORDS = {
     "all": "all features",

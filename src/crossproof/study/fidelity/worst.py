@@ -1,11 +1,6 @@
 """Groups of dictionaries on their worst blocks: what one feature per neuron keeps, what it gains, what it costs.
 
-The least of several estimates is too low, and the least of each resample is lower still: of four blocks that are
-exactly at the bar, resampling the worst one says in half of all cases that it is below. So the ends of the interval are
-taken of each block by itself. One that is below makes the worst one below, hence the lower end is the least of the
-lower ends, however many there are; all must be above to make the worst one above, hence the upper end is the least of
-the upper ends at 1 − .025 / their number. The same holds for a group that is shown because it does best: both levels
-are divided by the number of groups that it was chosen from (Bonferroni).
+Intervals are those of `extremes.py`.
 """
 
 from __future__ import annotations
@@ -15,10 +10,9 @@ from collections.abc import Mapping
 import torch
 
 from crossproof.study.estimates import Drawn, combine
+from crossproof.study.extremes import least
 from crossproof.study.fidelity.groups import Group
-from crossproof.study.fidelity.records import KEEPS, LOSES, WORSE, Bounded, GroupRecord
-
-LEVEL = 0.025
+from crossproof.study.fidelity.records import KEEPS, LOSES, WORSE, GroupRecord
 
 
 def on_worst_blocks(groups: Mapping[str, Group]) -> list[GroupRecord]:
@@ -28,18 +22,6 @@ def on_worst_blocks(groups: Mapping[str, Group]) -> list[GroupRecord]:
         _record(group, groups.get(group.records[0].baseline) if group.penalised else None, penalised)
         for group in groups.values()
     ]
-
-
-def least(numbers: Mapping[str, Drawn | None], chosen_from: int) -> Bounded | None:
-    """The least of these and which it is, with its interval; None unless all of them are there."""
-    drawn = {name: its for name, its in numbers.items() if its is not None}
-    if not drawn or len(drawn) < len(numbers):
-        return None
-    level = LEVEL / max(1, chosen_from)
-    where = min(drawn, key=lambda name: drawn[name].value)
-    low = min(float(its.draws.quantile(level)) for its in drawn.values())
-    high = min(float(its.draws.quantile(1 - level / len(drawn))) for its in drawn.values())
-    return Bounded(value=drawn[where].value, low=low, high=high, where=where)
 
 
 def _record(group: Group, base: Group | None, penalised: int) -> GroupRecord:

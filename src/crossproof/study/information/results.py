@@ -93,11 +93,22 @@ def study_of(
     for record, its in found:
         groups.setdefault(record.group, []).append((record, its))
     records = []
+    # claims are made of the penalty that certifies most
+    compared = [group for group, members in groups.items() if members[0][0].baseline in groups.keys() - {group}]
     for group, members in groups.items():
         baseline = members[0][0].baseline
         alike = groups.get(baseline, []) if group != baseline else []
         records.append(
-            _group(group, baseline, [its for _, its in members], [its for _, its in alike], level, weights, seed)
+            _group(
+                group,
+                baseline,
+                [its for _, its in members],
+                [its for _, its in alike],
+                level,
+                weights,
+                seed,
+                len(compared),
+            )
         )
     return InformationStudy(
         subject=subject,
@@ -117,6 +128,7 @@ def _group(
     level: int,
     weights: Float64[Tensor, "draw text"],
     seed: int,
+    chosen_from: int,
 ) -> GroupRecord:
     def each(of: Callable[[Measured], tuple[Tensor, Tensor]], its: Sequence[Measured] = members) -> list[Drawn]:
         return [drawn(*of(one), weights) for one in its]
@@ -135,7 +147,7 @@ def _group(
             return None
         many = seed if min(len(members), len(alike)) >= ENOUGH else None
         parts = mean(each(of), many), mean(each(of, alike), None if many is None else many + 1)
-        return estimate([combine(torch.div, *parts)])
+        return estimate([combine(torch.div, *parts)], chosen_from=chosen_from)
 
     return GroupRecord(
         group=group,
@@ -167,9 +179,13 @@ def _claims(found: InformationStudy) -> list[Claim]:
     compared = [group for group in found.groups if group.bits_ratio and group.tightness_ratio]
     if not compared:
         return []
-    # of several penalties the one whose bound is tightest: chosen on the numbers that are reported, as `why` says
+    # of several penalties the one whose bound is tightest: chosen on the numbers that are reported
     best = min(compared, key=lambda group: group.tightness_ratio.value if group.tightness_ratio else 0.0)
-    chosen = f" Of {len(compared)} penalties the one with the tightest bound." if len(compared) > 1 else ""
+    chosen = (
+        f" Of {len(compared)} penalties the one with the tightest bound; intervals allow for that."
+        if len(compared) > 1
+        else ""
+    )
     return [
         _claim(
             "information.bits",

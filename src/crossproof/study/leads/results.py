@@ -67,7 +67,7 @@ class DictionaryRecord(_Record):
 
 
 class Share(_Record):
-    """Of pairs that met at least once, with the exact binomial interval."""
+    """Of pairs that met at least once, with the exact binomial interval; of those for which inputs could be made."""
 
     met: int
     of: int
@@ -142,7 +142,8 @@ def _group(name: str, members: Sequence[DictionaryRecord], seed: int) -> GroupRe
             values = [[getattr(getattr(its, at), field) for its in one.leads] for one in members]
             known = [[value for value in its if value is not None] for its in values]
             estimates[f"{at}.{field}"] = _estimate(known, seed)
-            counts[f"{at}.{field}"] = sum(map(len, known))
+            # an estimate is of the dictionaries that have enough of them
+            counts[f"{at}.{field}"] = sum(map(len, _enough(known) or known))
     return GroupRecord(
         group=name,
         dictionaries=len(members),
@@ -159,18 +160,21 @@ def _estimate(values: Sequence[list[float]], seed: int) -> Estimate | None:
     """Of the dictionaries that have enough leads."""
     draws = [
         drawn(torch.tensor(its), torch.ones(len(its)), text_weights(len(its), seed + number))
-        for number, its in enumerate(values)
-        if len(its) >= ENOUGH
+        for number, its in enumerate(_enough(values))
     ]
     return estimate(draws, seed if len(draws) >= ENOUGH else None) if draws else None
+
+
+def _enough(values: Sequence[list[float]]) -> list[list[float]]:
+    return [its for its in values if len(its) >= ENOUGH]
 
 
 def _share(pairs: Sequence[Searched]) -> Share:
     from scipy.stats import binomtest  # type: ignore[import-untyped]
 
-    met = sum(its.met > 0 for its in pairs)
-    low, high = binomtest(met, len(pairs)).proportion_ci() if pairs else (None, None)
-    return Share(met=met, of=len(pairs), low=low, high=high)
+    met, tried = sum(its.met > 0 for its in pairs), sum(its.tried > 0 for its in pairs)
+    low, high = binomtest(met, tried).proportion_ci() if tried else (None, None)
+    return Share(met=met, of=tried, low=low, high=high)
 
 
 def _agreement(pairs: Sequence[Sequence[Searched]], seed: int) -> Estimate | None:

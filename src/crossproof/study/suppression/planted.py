@@ -12,7 +12,8 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from crossproof.progress import progress
-from crossproof.study.estimates import Drawn, by_text, combine, drawn, estimate, text_weights
+from crossproof.study.estimates import Drawn, by_text, drawn, estimate, text_weights
+from crossproof.study.extremes import greatest
 from crossproof.study.suppression.config import SuppressionConfig
 from crossproof.study.suppression.edit import AnyMLP, Meetings, Plan, ablated, apart, plan, second_differences
 from crossproof.study.suppression.results import ABLATION, EDIT, RANDOM, TUNING, PlantedPair, PlantedStudy
@@ -53,7 +54,7 @@ def planted_study(config: SuppressionConfig) -> PlantedStudy:
     """Chosen and tuned on training texts, judged on validation texts."""
     model = build_planted(0, torch.float64)
     weights = text_weights(config.planted_texts, config.seed)
-    records, worst = [], []
+    records, edited = [], dict[str, dict[str, Drawn]]()
     blocks = [_Block(model, block, config.planted_texts) for block in range(model.cfg.n_layers)]
     with progress("taking planted pairs apart", sum(len(block.pairs) for block in blocks), "pairs") as bar:
         for block in blocks:
@@ -71,15 +72,13 @@ def planted_study(config: SuppressionConfig) -> PlantedStudy:
                         )
                     )
                     if way == EDIT:
-                        worst.append(found)
+                        edited[f"blocks.{pair.block}: {' × '.join(pair.names)}"] = found
                 bar(1)
-    largest = {name: [its[name] for its in worst] for name in ("left", "alone", "elsewhere")}
-    return PlantedStudy(
-        texts=config.planted_texts,
-        pairs=records,
-        changed=estimate([_largest(largest["left"] + largest["elsewhere"])]),
-        alone=estimate([_largest(largest["alone"])]),
-    )
+    changed = {f"{pair}, {name}": its[name] for pair, its in edited.items() for name in ("left", "elsewhere")}
+    largest = greatest(changed), greatest({pair: its["alone"] for pair, its in edited.items()})
+    assert largest[0] is not None
+    assert largest[1] is not None
+    return PlantedStudy(texts=config.planted_texts, pairs=records, changed=largest[0], alone=largest[1])
 
 
 def _ways(
@@ -125,7 +124,3 @@ def _measured(
         "alone": drawn(summed(first) + summed(second), summed(was), weights),
         "elsewhere": drawn(change, output, weights),
     }
-
-
-def _largest(parts: list[Drawn]) -> Drawn:
-    return combine(lambda *values: torch.stack(values).max(0).values, *parts)

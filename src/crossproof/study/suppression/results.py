@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from crossproof.findings import Findings
 from crossproof.study.base import StudyResults
 from crossproof.study.estimates import Estimate
+from crossproof.study.extremes import Bounded
 
 BEFORE, EDIT, TUNING, RANDOM, ABLATION = "nothing", "edit", "tuning", "random pairs", "ablation"
 """What is done: the last two are controls, as many edits for other pairs, and one direction of each pair removed."""
@@ -36,9 +37,9 @@ class PlantedPair(_Record):
 class PlantedStudy(_Record):
     texts: int
     pairs: list[PlantedPair]
-    changed: Estimate
+    changed: Bounded
     """Edits: the largest of what is left of any pair and of what any changes elsewhere."""
-    alone: Estimate
+    alone: Bounded
     """Edits: the largest change of what the two do alone."""
 
 

@@ -17,10 +17,7 @@ from jaxtyping import Float64
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from crossproof.study.estimates import ENOUGH, Drawn, Estimate, combine, estimate
-
-MOST_UNDEFINED = 0.05
-"""An estimate that is not defined in more of its resamples has no interval, and is none."""
+from crossproof.study.estimates import ENOUGH, MOST_UNDEFINED, Drawn, Estimate, combine, estimate
 
 Points = Float64[Tensor, "point draw"]
 

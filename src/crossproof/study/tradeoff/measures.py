@@ -39,16 +39,10 @@ def _mean_fidelity(its: Measured, scheme: str, weights: Weights) -> Drawn:
 
 def _fidelity_ratio(its: Measured, weights: Weights) -> Drawn:
     parts = [_mean_fidelity(its, scheme, weights) for scheme in (LARGEST, "all")]
-    return combine(_over_positive, *parts)
+    return combine(over_positive, *parts)
 
 
-def _worst_ratio(its: Measured, weights: Weights) -> Drawn:
-    every, largest = of_mlp(its, "all", weights), of_mlp(its, LARGEST, weights)
-    ratios = [combine(_over_positive, largest[mlp], every[mlp]) for mlp in its.mlps]
-    return combine(lambda *of: torch.stack(of).amin(0), *ratios)
-
-
-def _over_positive(part: Tensor, whole: Tensor) -> Tensor:
+def over_positive(part: Tensor, whole: Tensor) -> Tensor:
     """What part of the MLP's work is kept; of one that does none, nothing can be said."""
     return torch.where(whole > 0, part / whole, torch.nan)
 
@@ -121,5 +115,4 @@ MEASURES: dict[str, Measure] = {
     "fidelity": Measure("Φ(all), mean over MLPs", lambda its, w: _mean_fidelity(its, "all", w)),
     "fidelity_largest": Measure("Φ(only the largest), mean over MLPs", lambda its, w: _mean_fidelity(its, LARGEST, w)),
     "fidelity_ratio": Measure("Φ(only the largest) / Φ(all), of their means over MLPs", _fidelity_ratio),
-    "fidelity_worst": Measure("Φ(only the largest) / Φ(all), in the MLP where it is least", _worst_ratio),
 }

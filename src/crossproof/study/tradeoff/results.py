@@ -11,10 +11,12 @@ from crossproof.findings import Findings
 from crossproof.study.base import StudyResults
 from crossproof.study.dictionaries import PLAIN
 from crossproof.study.estimates import Drawn, Estimate, text_weights
+from crossproof.study.extremes import Bounded
 from crossproof.study.tradeoff.config import SETTINGS
-from crossproof.study.tradeoff.frontier import Cost, compared, drawn_at_cost, estimated, paired
+from crossproof.study.tradeoff.frontier import Cost, drawn_at_cost, estimated, paired
 from crossproof.study.tradeoff.measure import LARGEST, Measured
 from crossproof.study.tradeoff.measures import MEASURES, Weights, of_mlp
+from crossproof.study.tradeoff.reach import Reach, reaches
 from crossproof.study.tradeoff.settings import Dictionary
 
 
@@ -36,10 +38,10 @@ class Point(Record):
     fidelity: dict[str, Estimate | None]
     """Φ(all) of each MLP."""
     fidelity_largest: dict[str, Estimate | None]
-    lost: dict[str, Estimate | None]
-    """How far Φ(all) of each MLP is below that of the dictionary of the same seed without a penalty."""
-    kept: dict[str, Estimate | None]
-    """Φ(only the largest) / Φ(all) of each MLP."""
+    worst: Bounded | None
+    """Φ(only the largest) / Φ(all) in the MLP where it is least."""
+    slack: Bounded | None
+    """How far the condition of the bar that is met least is above it (`reach.py`)."""
 
 
 class AtCost(Record):
@@ -150,9 +152,9 @@ def study_of(
     for place in places:
         here = [(its, measured) for its, measured in found if (its.subject, its.features) == place]
         weights = text_weights(len(here[0][1].tokens), seed)
-        numbers, mlps = _numbers(here, weights), _mlp_numbers(here, weights)
+        numbers, mlps, near = _numbers(here, weights), _mlp_numbers(here, weights), reaches(here, seed)
         points += [
-            _point(place, setting, weight, numbers, mlps, seed)
+            _point(place, setting, weight, numbers, mlps, near[setting, weight], seed)
             for setting, its in numbers.items()
             for weight in sorted(its)
         ]
@@ -198,9 +200,11 @@ def _mlp_numbers(here: Sequence[tuple[Dictionary, Measured]], weights: Weights) 
     return found
 
 
-def _point(place: tuple[str, int], setting: str, weight: float, numbers: Numbers, mlps: OfMLPs, seed: int) -> Point:
+def _point(
+    place: tuple[str, int], setting: str, weight: float, numbers: Numbers, mlps: OfMLPs, reach: Reach, seed: int
+) -> Point:
     its, plain = numbers[setting][weight], numbers[PLAIN][0.0]
-    at, plain_at = mlps[setting, weight], mlps[PLAIN, 0.0]
+    at = mlps[setting, weight]
     return Point(
         subject=place[0],
         features=place[1],
@@ -211,15 +215,9 @@ def _point(place: tuple[str, int], setting: str, weight: float, numbers: Numbers
         against_plain={name: paired(of, plain[name], seed, MEASURES[name].ratio)[0] for name, of in its.items()},
         fidelity={mlp: estimated(list(of.values()), seed) for mlp, of in at["all"].items()},
         fidelity_largest={mlp: estimated(list(of.values()), seed) for mlp, of in at[LARGEST].items()},
-        lost={mlp: paired(plain_at["all"][mlp], of, seed, False)[0] for mlp, of in at["all"].items()},
-        kept={mlp: _kept(at[LARGEST][mlp], of, seed) for mlp, of in at["all"].items()},
+        worst=reach.ratio,
+        slack=reach.slack,
     )
-
-
-def _kept(largest: BySeed, every: BySeed, seed: int) -> Estimate | None:
-    """The mean of the ratios; none where the MLP does nothing with all features."""
-    ratios = [compared(its, every[number], ratio=True) for number, its in largest.items()]
-    return estimated(ratios, seed) if all(its.value > 0 for its in every.values()) else None
 
 
 def _reached(numbers: Numbers, setting: str, cost: Cost) -> dict[str, BySeed]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from crossproof.findings import Cell, Table
 from crossproof.interaction.result_view import three_digits
 from crossproof.study.estimates import Estimate
+from crossproof.study.extremes import Bounded
 from crossproof.study.tradeoff.measures import MEASURES
 from crossproof.study.tradeoff.results import Comparison, Point, TradeoffStudy
 from crossproof.study.tradeoff.settings import short
@@ -74,7 +75,7 @@ def _row(point: Point) -> dict[str, Cell]:
         "Φ(all)": shown(its["fidelity"]),
         "Φ(largest)": shown(its["fidelity_largest"]),
         "their ratio": shown(its["fidelity_ratio"]),
-        "worst MLP": shown(its["fidelity_worst"]),
+        "worst MLP": shown(point.worst),
     }
 
 
@@ -144,7 +145,7 @@ def favours(its: Comparison) -> str:
     return "penalty" if (its.difference.low > even) == BETTER_HIGH[its.measure] else "control"
 
 
-def shown(estimate: Estimate | None) -> str:
+def shown(estimate: Estimate | Bounded | None) -> str:
     if estimate is None:
         return "–"
     value, low, high = (three_digits(number) for number in (estimate.value, estimate.low, estimate.high))
