@@ -11,7 +11,7 @@ import pytest
 
 import crossproof
 from crossproof import runs
-from crossproof.cli import ABOUT, main
+from crossproof.cli import ABOUT, GROUPS, main
 from crossproof.crosscoder.config import TrainConfig
 
 
@@ -181,3 +181,7 @@ def test_what_the_package_promises_can_be_imported() -> None:
         assert getattr(crossproof, name) is not None
     with pytest.raises(AttributeError, match="it has Crosscoder"):
         crossproof.Crosscodr  # noqa: B018
+
+
+def test_every_command_stands_in_one_group_of_the_usage() -> None:
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(ABOUT)

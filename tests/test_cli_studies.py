@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,5 +62,38 @@ def test_a_report_is_written_as_a_page_or_as_markdown(capsys: pytest.CaptureFixt
     assert page.read_text().startswith("<!doctype html>")
     assert text.read_text().startswith("## Summary")
     capsys.readouterr()
-    assert main(["report", "--folders", str(tmp_path), "--out", str(page)]) == 1
+    assert main(["report", "--folders", str(tmp_path / "nothing"), "--out", str(page)]) == 1
     assert "is not a run folder" in capsys.readouterr().err
+
+
+def test_a_folder_of_studies_stands_for_them_in_order_of_their_start(tmp_path: Path) -> None:
+    made.run_folder(tmp_path / "runs" / "a", started="2026-01-02")
+    made.run_folder(tmp_path / "runs" / "deep" / "z", started="2026-01-01")
+    alone, page = made.run_folder(tmp_path / "alone"), tmp_path / "report.md"
+    (tmp_path / "runs" / "report.html").write_text("a file beside them")
+    assert main(["report", "--folders", str(alone), str(tmp_path / "runs"), "--out", str(page), "--markdown"]) == 0
+    summary = page.read_text().split("### What the words mean")[0]
+    assert list(dict.fromkeys(re.findall(r"^\| (alone|a|z) \|", summary, re.MULTILINE))) == ["alone", "z", "a"]
+
+
+def test_a_study_whose_findings_are_lost_says_how_to_have_them_again(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = made.run_folder(tmp_path / "study", kind="clusters")
+    (folder / "findings.json").unlink()
+    assert main(["show", str(folder)]) == 1
+    said = capsys.readouterr().err
+    assert "without findings.json" in said
+    assert "into a new folder: crossproof made" in said
+    made.run_folder(folder, kind="clusters", finished=False)
+    (folder / "findings.json").unlink()
+    assert main(["show", str(folder)]) == 1
+    assert "has not finished. Repeat its command" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_named_as_it_was_asked_for(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = made.run_folder(tmp_path / "study")
+    assert main(["report", "--folders", str(folder), "--out", str(tmp_path)]) == 1
+    assert f"crossproof report: {tmp_path}: Is a directory" in capsys.readouterr().err

@@ -64,7 +64,7 @@ def test_all_that_studies_say_is_there_with_where_it_comes_from(tmp_path: Path) 
     seen = " ".join("".join(child.content for child in token.children or []) for token in tokens)
     for its in (f"It is. {PLAIN}", "A second paragraph.", f"Held out: {PLAIN}", "No rows."):
         assert seen.count(its) == 2, its
-    assert seen.count(f"above 0.3 {PLAIN}") == 2 * len(findings().claims)
+    assert seen.count(f"Above 0.3 {PLAIN}") == 2 * len(findings().claims)
     for figure in findings().figures:
         data = f"data: figure {figure.id} in {(tmp_path / 'one' / 'findings.json').as_posix()}"
         assert data in seen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from starlette.testclient import TestClient
 
 from crossproof.errors import CrossproofError
 from crossproof.report import server
-from crossproof.report.server import app, run_folders, serve
+from crossproof.report.server import app, serve
+from crossproof.report.studies import run_folders
 from tests.report.made import NASTY, findings, run_folder
 from tests.report.test_attention_page import Parsed
 
@@ -112,6 +114,16 @@ def test_what_is_missing_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(server, "find_spec", lambda name: None)
     with pytest.raises(CrossproofError, match=r"starlette and uvicorn: pip install 'crossproof\[page\]'"):
         app(tmp_path)
+
+
+@pytest.mark.parametrize("port", [-1, 65536, None])
+def test_a_port_that_cannot_be_had_is_refused_by_its_number(tmp_path: Path, port: int | None) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1] if port is None else port
+        with pytest.raises(CrossproofError, match=rf"port {port} of 127.0.0.1 cannot be used .*choose another, or 0"):
+            serve(tmp_path, port, say=lambda address: pytest.fail(address))
 
 
 def test_it_listens_on_this_machine_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

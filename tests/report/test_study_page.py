@@ -15,8 +15,9 @@ import pytest
 from crossproof.errors import BadFile, CrossproofError
 from crossproof.findings import Findings, Summary
 from crossproof.report import page as report_page
+from crossproof.report.glossary import used
 from crossproof.report.page import HERE
-from crossproof.report.studies import summary
+from crossproof.report.studies import read_studies, summary
 from crossproof.report.study_page import PARTS, write_report
 from tests.report.made import NASTY, claim, findings, run_folder
 from tests.report.test_attention_page import Parsed
@@ -42,7 +43,7 @@ def ids(html: Parsed) -> list[str]:
 
 def test_everything_that_a_study_says_is_on_the_page_and_nothing_of_it_is_markup(tmp_path: Path) -> None:
     html = report(tmp_path, run_folder(tmp_path / "made"), title=f"All {NASTY}", about=f"About {NASTY}")
-    for text in ("All", "About", "A study", "Is it so?", "It is.", "It is so:", "Φ", "above 0.3", "It rises", "Rows",
+    for text in ("All", "About", "A study", "Is it so?", "It is.", "It is so:", "Φ", "Above 0.3", "It rises", "Rows",
                  "A text", "Held out:"):  # fmt: skip
         assert f"{text} {PLAIN}" in html.text, text
     for text in ("A second paragraph.", "0.412 [0.398, 0.430]", "0.305", "holds", "cannot tell", "Blocks differ",
@@ -219,3 +220,14 @@ def test_a_report_needs_no_torch() -> None:
     rooms = "crossproof.report.study_page, crossproof.report.markdown, crossproof.report.server"
     code = f"import sys, {rooms}; sys.exit('torch' in sys.modules or 'plotly' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_words_are_explained_where_they_are_used_and_only_there(tmp_path: Path) -> None:
+    plain = findings(title="t", question="q", answer="Texts.", claims=(), figures=(), tables=(), passages=(), notes=())
+    run_folder(tmp_path / "plain", plain)
+    run_folder(tmp_path / "used", plain.model_copy(update={"answer": "The AUROC is 1."}))
+    assert used(read_studies([tmp_path / "plain"])) == []
+    [meaning] = used(read_studies([tmp_path / "plain", tmp_path / "used"]))
+    assert meaning.startswith("AUROC: ")
+    assert meaning in report(tmp_path, tmp_path / "used").text
+    assert "What the words mean" not in report(tmp_path, tmp_path / "plain").text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import shutil
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossproof.report.page import HERE
-from crossproof.report.words import cells, interval, number, numeric, tally
+from crossproof.report.words import cells, interval, number, numeric, sentence, tally
 from tests.report.made import claim, figures
 
 FLOATS = st.floats(-1e300, 1e300)
@@ -44,6 +45,13 @@ def test_columns_are_whole_or_not() -> None:
     assert numeric((1, None))
     assert not numeric((None,))
     assert not numeric((1, "x"))
+
+
+def test_a_sentence_has_a_capital_and_a_full_stop_and_greek_letters_stay() -> None:
+    assert sentence("holds above 0") == "Holds above 0."
+    assert sentence("Is it so?") == "Is it so?"
+    assert sentence("λ is large.") == "λ is large."
+    assert sentence("") == "."
 
 
 def test_intervals_and_verdicts_are_said() -> None:
@@ -78,6 +86,33 @@ def test_the_page_says_numbers_alike_and_its_downloads_are_the_data() -> None:
     ]
     assert matrix is not None
     assert grid == [["row", "column", "value"], ["r", "c", "1.5"], [matrix.rows[1], "c", ""]]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="reads the page's own scripts")
+def test_labels_of_a_figure_keep_their_words_whole_and_are_cut_only_after_their_lines() -> None:
+    stubs = (
+        "globalThis.document = { getElementById: () => ({ textContent: '{}' }), querySelectorAll: () => [], "
+        "addEventListener() {} };\n"
+        "globalThis.matchMedia = () => ({ addEventListener() {} }); globalThis.addEventListener = () => {};\n"
+        "globalThis.IntersectionObserver = globalThis.ResizeObserver = class { observe() {} };\n"
+    )
+    labels = ["", "plain", "without a random one", "penalty weight 100.0, form output: not active", "a <b> & c"]
+    script = (
+        stubs
+        + (HERE / "study_page.js").read_text()
+        + (HERE / "charts.js").read_text()
+        + f"\nconst labels = {json.dumps(labels)};"
+        + "console.log(JSON.stringify(labels.map((label) => [1, 2, 4].map((lines) => folded(label, 14, lines)))));"
+    )
+    output = subprocess.run(["node", "-"], input=script, capture_output=True, text=True, check=True).stdout
+    for label, made in zip(labels, json.loads(output), strict=True):
+        for lines, text in zip((1, 2, 4), made, strict=True):
+            written = [html.unescape(line) for line in text.split("<br>")]
+            words = " ".join(written).removesuffix(" …").split()
+            assert len(written) <= lines
+            assert words == label.split()[: len(words)]
+            assert text.endswith(" …") == (words != label.split())
+        assert " ".join(html.unescape(made[-1]).split("<br>")) == label, "four lines say all"
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="reads the page's own scripts")

@@ -22,6 +22,13 @@ ABOUT = {name: command.about for name, command in CONFIGURED.items()} | {
     name: (command.__doc__ or "").splitlines()[0] for name, command in FUNCTIONS.items()
 }
 """Every command, and what it does."""
+GROUPS = {
+    "to begin with": ("zoo", "doctor", "train"),
+    "how features interact": ("interactions", "attention", "span", "units"),
+    "the paper's claims": tuple(name for name in CONFIGURED if name != "train"),
+    "what the metrics are worth": ("ground-truth", "planted-units", "ranking", "unit-ranking"),
+    "what was found": ("show", "report", "page"),
+}
 OUT_OF_MEMORY = "out of memory; lower --buffer-tokens first, then --harvest-texts, then --batch-tokens"
 
 
@@ -48,7 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
     except CrossproofError as error:
         return _complain(name, str(error))
     except OSError as error:
-        return _complain(name, f"{error.filename or ''} {error.strerror or error}".strip())
+        # a file is written beside its place, then moved there: the place is what was asked for
+        place = error.filename2 or error.filename
+        return _complain(name, f"{place}: {error.strerror}" if place else error.strerror or str(error))
     except (MemoryError, RuntimeError) as error:
         # torch reports memory that ran out as a RuntimeError, on CPUs and GPUs alike
         if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
@@ -89,10 +98,13 @@ def _complain(name: str, problem: str, status: int = 1) -> int:
 
 def _usage() -> str:
     width = max(map(len, ABOUT))
-    lines = "\n".join(f"  {name:<{width}}  {about}" for name, about in ABOUT.items())
+    lines = "\n\n".join(
+        f"{group}:\n" + "\n".join(f"  {name:<{width}}  {ABOUT[name]}" for name in names)
+        for group, names in GROUPS.items()
+    )
     return (
         "usage: crossproof COMMAND [OPTIONS]\n\n"
         "How the features of a crosscoder interact, and what can be proved from them.\n\n"
-        f"commands:\n{lines}\n\n"
+        f"{lines}\n\n"
         "`crossproof COMMAND --help` lists a command's options. --json prints results as JSON, for programs."
     )

@@ -212,14 +212,16 @@ def zoo(
     from crossproof.subject import zoo
 
     if rebuild:
-        from crossproof.subject.zoo.build import rebuild as build
+        from crossproof.proof.training.build import build
+        from crossproof.subject.zoo.build import rebuild as build_all
 
-        verdicts = build(rebuild, out or zoo.MODELS, check)
+        verdicts = build_all(rebuild, out or zoo.MODELS, check, build)
         differs = check and not all(verdict["same"] for verdict in verdicts)
         return Outcome(verdicts, (outcomes.table("rebuilt", verdicts),), status=1 if differs else 0)
     rows = zoo.table()
     shown = {"name": "name", "size": "size", "MB": "megabytes", "loss": "loss"}
     shown |= {"1-gram": "unigram", "2-gram": "bigram", "3-gram": "trigram", "success": "success"}
+    shown |= {"certificate": "certificate"}
     return Outcome(
         rows, (outcomes.table("zoo", [{head: row[column] for head, column in shown.items()} for row in rows]),)
     )

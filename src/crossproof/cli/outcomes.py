@@ -55,9 +55,11 @@ def of_run(folder: Path) -> Outcome:
         "unit-ranking": ("study.unit_ranking.results", "UnitRanking", unit_ranking),
         "paper": ("findings", "Summary", partial(claims, page=folder / "report.html")),
     }
+    from crossproof.cli.studies import CONFIGURED
+
     kind = runs.read(folder).kind
-    if (folder / FINDINGS).exists():
-        return findings(folder, read_json(folder / runs.RESULTS))
+    if (folder / FINDINGS).exists() or (kind in CONFIGURED and kind not in kinds):
+        return findings(folder)
     if kind not in kinds:
         raise BadFile(f"{folder} holds a run of the kind {kind!r}, which this version cannot show")
     module, name, shown = kinds[kind]
@@ -218,10 +220,11 @@ def _study(found: BaseModel, tables: dict[str, list[dict[str, Any]]], *after: st
     return Outcome(found.model_dump(mode="json"), (*(table(title, rows) for title, rows in tables.items()), *after))
 
 
-def findings(folder: Path, results: Any) -> Outcome:
-    """What a study of the paper's claims wrote beside its results."""
+def findings(folder: Path) -> Outcome:
+    """What a study of the paper's claims wrote: its results as data, what it says of them to look at."""
     from rich.markup import escape
 
+    from crossproof import runs
     from crossproof.report.studies import read_studies
     from crossproof.report.words import cells
 
@@ -234,7 +237,7 @@ def findings(folder: Path, results: Any) -> Outcome:
         rows = [dict(zip(its.columns, map(escape, row), strict=True)) for row in zip(*columns, strict=True)]
         if rows:
             shown.append(table(escape(its.title), rows))
-    return Outcome(results, (*shown, *map(escape, said.notes)))
+    return Outcome(read_json(folder / runs.RESULTS), (*shown, *map(escape, said.notes)))
 
 
 def claims(found: Summary, page: Path) -> Outcome:

@@ -41,8 +41,8 @@ def _train(config: PenalisedTrainConfig) -> Outcome:
 
 def _study(name: str, config: str, about: str) -> Configured:
     def run(settings: Any) -> Outcome:
-        found = import_module(f"crossproof.study.{name}.study").run(settings)
-        return outcomes.findings(settings.out, found.model_dump(mode="json"))
+        import_module(f"crossproof.study.{name}.study").run(settings)
+        return outcomes.findings(settings.out)
 
     return Configured(f"study.{name}.config", config, about, run)
 
@@ -63,6 +63,10 @@ def _paper(config: PaperConfig) -> Outcome:
     folders = [step.folder for step in plan.steps(config) if step.is_study]
     title = f"Every claim of the paper on {config.subject}"
     about = f"At {config.size} size: `{runs.read(config.out).command}`."
+    if config.size == "demo":
+        about += (
+            " It shows that everything runs and which way it points: of one small dictionary of each kind, no more."
+        )
     page = write_report(folders, config.out / "report.html", title, about)
     write_text(config.out / "report.md", f"# {title}\n\n{about}\n\n{markdown(folders)}")
     return outcomes.claims(found, page)
@@ -73,7 +77,7 @@ CONFIGURED: dict[str, Configured] = {
         "binding.config", "PenalisedTrainConfig", "Train a crosscoder on a model, evaluate it and save it.", _train
     ),
     "paper": Configured(
-        "study.paper.config", "PaperConfig", "Do every study below in a row, write one report.", _paper
+        "study.paper.config", "PaperConfig", "Do all studies of the paper's claims in a row, write one report.", _paper
     ),
     "tradeoff": _study("tradeoff", "TradeoffConfig", "Train with many penalties and controls, draw what each costs."),
     "on-text": _study("on_text", "OnTextConfig", "Show the pairs that interact most, word by word."),
@@ -108,10 +112,13 @@ def report(folders: tuple[Path, ...], out: Path, markdown: bool = False) -> Outc
     """Draw one self-contained page from run folders of studies.
 
     Args:
-        folders: Run folders of studies.
+        folders: Run folders of studies, or folders that have such below them.
         out: The file to write.
         markdown: Write Markdown instead.
     """
+    from crossproof.report.studies import those_in
+
+    folders = tuple(those_in(folders))
     if markdown:
         from crossproof.files import write_text
         from crossproof.report.markdown import markdown as written

@@ -9,10 +9,13 @@ const SIGNS = ["●", "■", "◆", "▲", "✚", "✖", "▼", "★"];
 const DASHES = ["solid", "dash", "dot", "dashdot"];
 const LETTER = 6.2; // pixels of a label's letter
 const ROW = 17; // pixels that a row of labels needs
+const LINE = 13; // pixels that each further line of a label needs
+const LINES = 4; // of a label, at most
 
 const paint = (n) => colour(`s${n % COLOURS}`);
 const shape = (n) => (n + Math.floor(n / COLOURS)) % SHAPES.length;
 const dash = (n) => DASHES[Math.floor(n / COLOURS) % DASHES.length];
+const sideways = (width) => (width < 480 ? 14 : 22); // letters that names have beside a grid
 const named = (figure) => figure.series.some(({ x }) => x.some((value) => typeof value === "string"));
 const several = (figure) => figure.series.length > 1;
 
@@ -23,6 +26,12 @@ function wrapped(text, letters) {
     lines[lines.length - 1] += (lines.at(-1) ? " " : "") + word;
   }
   return lines.map(plain).join("<br>");
+}
+
+// at most so many lines, the last one cut short where there is more to say
+function folded(text, letters, lines) {
+  const all = wrapped(text, letters).split("<br>");
+  return all.length > lines ? [...all.slice(0, lines - 1), `${all[lines - 1]} …`].join("<br>") : all.join("<br>");
 }
 
 // where things stand: groups are whole numbers with labels, and what is in a group stands side by side in it
@@ -47,7 +56,9 @@ function scene(figure, width) {
 function heightOf(figure, width) {
   if (figure.grid) {
     const { rows, columns } = figure.grid, labels = Math.min(18, Math.max(0, ...columns.map((name) => name.length)));
-    return Math.max(220, Math.min(720, 1.1 * width, rows.length * (rows.length > 30 ? 11 : 24)) + labels * 5 + 60);
+    const lines = Math.max(1, ...rows.map((name) => folded(name, sideways(width), LINES).split("<br>").length));
+    const each = rows.length > 30 ? 11 : Math.max(24, lines * LINE + 6);
+    return Math.max(220, Math.min(720, 1.1 * width, rows.length * each) + labels * 5 + 60);
   }
   const { lying, groups } = scene(figure, width);
   const each = figure.kind === "bars" ? Math.max(22, 9 * figure.series.length + 6) : ROW + 4 * figure.series.length;
@@ -71,11 +82,11 @@ function axis(title, room, log, values = []) {
 }
 
 // at most so many labels as have room; all of them are said when pointed at
-function ticks(labels, room, letters) {
+function ticks(labels, room, letters, lines = 1) {
   const step = Math.max(1, Math.ceil(labels.length / Math.max(2, Math.floor(room))));
   const shown = labels.map((_, n) => n).filter((n) => n % step === 0);
   return {
-    tickmode: "array", tickvals: shown, ticktext: shown.map((n) => plain(short(labels[n], letters))),
+    tickmode: "array", tickvals: shown, ticktext: shown.map((n) => (lines > 1 ? folded(labels[n], letters, lines) : plain(short(labels[n], letters)))),
     range: [-0.5, labels.length - 0.5], showgrid: false, zeroline: false,
   };
 }
@@ -162,11 +173,14 @@ function drawSeries(plot, figure, hidden) {
   const width = plot.clientWidth, height = heightOf(figure, width), look = scene(figure, width);
   const across = { ...axis(figure.x, look.lying ? height : width, figure.log_x && !look.grouped, figure.series.flatMap(({ x }) => x)) };
   if (look.grouped) {
-    const room = look.lying ? height / ROW : (width - 60) / (Math.min(look.longest, 14) * LETTER + 8);
-    const upright = !look.lying && room < look.labels.length;
-    Object.assign(across, ticks(look.labels, upright ? (width - 60) / ROW : room, look.lying ? Math.floor(width / 16) : upright ? 18 : 24));
+    // side by side names may take some lines, but no word of theirs is broken
+    const beside = Math.floor(((width - 60) / look.labels.length - 8) / LETTER);
+    const word = Math.max(0, ...look.labels.flatMap((label) => label.split(" ").map(({ length }) => length)));
+    const upright = !look.lying && beside < word;
+    const letters = look.lying ? Math.floor(width / 14) : upright ? 18 : beside;
+    Object.assign(across, ticks(look.labels, look.lying ? height / ROW : upright ? (width - 60) / ROW : look.labels.length, letters, look.lying || upright ? 1 : LINES));
     if (look.lying) across.range = across.range.reverse();
-    if (upright) across.tickangle = -60;
+    if (!look.lying) across.tickangle = upright ? -60 : 0;
   }
   const up = axis(figure.y, look.lying ? 0.65 * width : height, figure.log_y, figure.series.flatMap(({ y }) => y));
   const axes = look.lying ? { xaxis: up, yaxis: { ...across, fixedrange: true } } : { xaxis: across, yaxis: up };
@@ -193,7 +207,7 @@ function scaleOf(values) {
 function drawGrid(plot, figure) {
   const { rows, columns, values, measure } = figure.grid, width = plot.clientWidth, height = heightOf(figure, width);
   const scale = scaleOf(values), letters = width < 480 ? 12 : 18;
-  const labels = Math.min(letters, Math.max(0, ...rows.map((name) => name.length))) * LETTER;
+  const labels = Math.min(sideways(width), Math.max(0, ...rows.map((name) => name.length))) * LETTER;
   const cell = { width: (width - labels - 90) / columns.length, height: (height - 110) / Math.max(1, rows.length) };
   const customdata = values.map((row, i) => row.map((value, j) =>
     `${plain(short(figure.y, 40))}: <b>${plain(rows[i])}</b><br>${plain(short(figure.x, 40))}: <b>${plain(columns[j])}</b><br>${plain(measure)}: <b>${said(value)}</b>`));
@@ -209,7 +223,8 @@ function drawGrid(plot, figure) {
   values.forEach((row, i) => row.forEach((value, j) => value === null && (empty.x.push(j), empty.y.push(i), empty.text.push("·"))));
   const slanted = cell.width < letters * LETTER;
   const xaxis = { ...axis(figure.x, width), ...ticks(columns, (width - labels - 90) / (slanted ? ROW - 3 : 1), letters), tickangle: slanted ? -60 : 0, constrain: "domain" };
-  const yaxis = { ...axis(figure.y, height), ...ticks(rows, (height - 110) / (ROW - 4), letters) };
+  const lines = Math.max(1, Math.min(LINES, Math.floor(cell.height / LINE)));
+  const yaxis = { ...axis(figure.y, height), ...ticks(rows, (height - 110) / (ROW - 4), sideways(width), lines) };
   yaxis.range = yaxis.range.reverse();
   show(plot, [heat, empty], { ...layout(figure, width, height), xaxis, yaxis });
 }
@@ -287,7 +302,13 @@ const sized = new ResizeObserver((entries) => {
 for (const { plot } of charts) near.observe(plot), sized.observe(plot);
 const redraw = () => charts.filter(({ drawn }) => drawn).forEach(draw);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+// on paper one chart stands below the other, narrower than any sheet; the summary's reasons stand in the studies too
 addEventListener("beforeprint", () => {
+  document.body.classList.add("printed");
   charts.forEach(draw);
-  for (const details of document.querySelectorAll("details")) details.open = true;
+  for (const details of document.querySelectorAll("details:not(.claims *)")) details.open = true;
+});
+addEventListener("afterprint", () => {
+  document.body.classList.remove("printed");
+  redraw();
 });

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from crossproof.findings import Claim, Figure, Table
+from crossproof.report.glossary import used
 from crossproof.report.studies import Study, read_studies
-from crossproof.report.words import cells, interval, numeric, tally
+from crossproof.report.words import cells, interval, numeric, sentence, tally
 
 SPECIAL = re.compile(
     r"([\\*<~$]|(?<![^\W_])_|_(?![^\W_])"  # emphasis, HTML, mathematics
@@ -36,7 +37,8 @@ def _summary(studies: Sequence[Study]) -> list[str]:
         for claim in study.findings.claims
     ]
     table = [_table(("study", "claim", "paper", "ours", "verdict"), rows)] if rows else []
-    return ["## Summary", f"{tally(claims)}. In brackets the 95 % interval.", *table]
+    meanings = [f"### What the words mean\n\n{_list(map(_sentence, used(studies)))}"] if used(studies) else []
+    return ["## Summary", f"{tally(claims)}. In brackets the 95 % interval.", *table, *meanings]
 
 
 def _study(study: Study) -> list[str]:
@@ -56,7 +58,7 @@ def _study(study: Study) -> list[str]:
 def _claim(claim: Claim) -> str:
     return (
         f"**{claim.verdict}**: {_sentence(claim.claim)} Ours: {interval(claim)} ({said(claim.measure)}); the paper: "
-        f"{_sentence(claim.paper)} {_sentence(claim.why)}"
+        f"{_sentence(claim.paper)} {_sentence(sentence(claim.why))}"
     )
 
 

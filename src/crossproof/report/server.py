@@ -6,7 +6,6 @@ leads here), and reads only the run folders that it lists.
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable
 from html import escape
@@ -16,13 +15,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from crossproof.errors import CrossproofError
-from crossproof.findings import FINDINGS
 from crossproof.report.page import POLICY, need_plotly, still_page
-from crossproof.report.studies import read_studies
+from crossproof.report.studies import read_studies, run_folders
 from crossproof.report.study_page import report_page
 from crossproof.report.study_parts import prose
 from crossproof.report.words import tally
-from crossproof.runs import RUN
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -46,7 +43,13 @@ def serve(root: Path, port: int = 8000, say: Callable[[str], None] = print) -> N
 
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((HERE_ALONE, port))
+        try:
+            listening.bind((HERE_ALONE, port))
+        except (OSError, OverflowError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "a port is a number from 0 to 65535"
+            raise CrossproofError(
+                f"port {port} of {HERE_ALONE} cannot be used ({reason}): choose another, or 0 for any that is free"
+            ) from error
         say(f"http://{HERE_ALONE}:{listening.getsockname()[1]}")
         uvicorn.Server(uvicorn.Config(application, log_level="warning")).run(sockets=[listening])
 
@@ -83,19 +86,6 @@ def app(root: Path) -> Starlette:
     return Starlette(routes=[Route("/", index), Route("/report", report)], middleware=[hosts])
 
 
-def run_folders(root: Path) -> dict[str, Path]:
-    """Of studies, by their path below the root. Links to folders are not followed, and no file elsewhere is read."""
-    real, found = root.resolve(), {}
-    for place, folders, files in os.walk(real):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        needed = [Path(place, name) for name in (RUN, FINDINGS)]
-        if {RUN, FINDINGS} <= set(files) and all(
-            file.is_file() and file.resolve().is_relative_to(real) for file in needed
-        ):
-            found[Path(place).relative_to(real).as_posix()] = Path(place)
-    return found
-
-
 def _index(root: Path) -> str:
     rows = []
     for name, folder in run_folders(root).items():
@@ -111,6 +101,7 @@ def _index(root: Path) -> str:
             f"{escape(study.run.started)} · {tally(study.findings.claims)}</small></li>"
         )
     studies = (
+        "<p>Choose a title to read what one study found, or some boxes for one report of several.</p>"
         f'<form action="/report"><ul class="runs">{"".join(rows)}</ul><button>Report of those chosen</button></form>'
         if rows
         else "<p>No studies below this folder yet: they appear when they are finished.</p>"

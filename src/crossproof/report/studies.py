@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from crossproof import runs
 from crossproof.errors import BadFile, CrossproofError
 from crossproof.files import read_json
 from crossproof.findings import FINDINGS, Claim, Findings, Summary, SummaryRow
-from crossproof.runs import Run
+from crossproof.runs import RUN, Run
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,28 @@ def read_studies(folders: Sequence[Path]) -> list[Study]:
     return studies
 
 
+def run_folders(root: Path) -> dict[str, Path]:
+    """Of studies, by their path below the root. Links to folders are not followed, and no file elsewhere is read."""
+    real, found = root.resolve(), {}
+    for place, folders, files in os.walk(real):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        needed = [Path(place, name) for name in (RUN, FINDINGS)]
+        if {RUN, FINDINGS} <= set(files) and all(
+            file.is_file() and file.resolve().is_relative_to(real) for file in needed
+        ):
+            found[Path(place).relative_to(real).as_posix()] = Path(place)
+    return found
+
+
+def those_in(folders: Sequence[Path]) -> list[Path]:
+    """A run folder of a study is itself; any other folder stands for the studies below it, in order of their start."""
+    found: list[Path] = []
+    for folder in folders:
+        below = [] if (folder / FINDINGS).exists() else [folder / name for name in run_folders(folder)]
+        found += sorted(below, key=lambda place: runs.read(place).started) or [folder]
+    return found
+
+
 def summary(folders: Sequence[Path]) -> Summary:
     """What all studies claim."""
     rows = [
@@ -60,17 +83,25 @@ def _read(folder: Path) -> tuple[Run, Findings]:
         raise BadFile(f"{folder} has not finished. Repeat its command to resume it: {run.command}")
     if not path.exists():
         raise BadFile(
-            f"{folder} holds a run of `{run.kind}` without {FINDINGS}: name folders that studies have written"
+            f"{folder} holds a run of `{run.kind}` without {FINDINGS}: name folders that studies have written, or, if "
+            f"the file was lost, {_anew(run)}"
         )
     try:
         findings = Findings.model_validate(read_json(path))
     except ValidationError as error:
-        raise BadFile(f"{path}: {runs.first_problem(error)}; run its command again: {run.command}") from error
+        raise BadFile(f"{path}: {runs.first_problem(error)}; {_anew(run)}") from error
+    except BadFile as error:
+        raise BadFile(f"{error}; {_anew(run)}") from error
     _refuse_twice(path, "claims", [claim.id for claim in findings.claims])
     _refuse_twice(path, "figures", [figure.id for figure in findings.figures])
     for number, claim in enumerate(findings.claims):
         _refuse_unfounded(path, number, claim)
     return run, findings
+
+
+def _anew(run: Run) -> str:
+    """In the same folder it would be taken for finished."""
+    return f"run its command again, into a new folder: {run.command}"
 
 
 def _refuse_twice(path: Path, field: str, ids: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from crossproof.files import write_text
+from crossproof.report.glossary import used
 from crossproof.report.page import need_plotly, page
 from crossproof.report.studies import Study, read_studies
 from crossproof.report.study_parts import anchor, chart, claim_rows, data_table, passage, prose
@@ -50,7 +51,7 @@ def _contents(studies: Sequence[Study]) -> str:
 def _summary(studies: Sequence[Study]) -> str:
     claims = [claim for study in studies for claim in study.findings.claims]
     if not claims:
-        return '<section id="summary"><h2>Summary</h2><p>These studies make no claims.</p></section>'
+        return f'<section id="summary"><h2>Summary</h2><p>These studies make no claims.</p>{_words(studies)}</section>'
     bodies = "".join(
         f'<tbody role="rowgroup"><tr role="row" class="of"><th role="rowheader" scope="rowgroup" colspan="4">'
         f"{prose(study.findings.title)}</th></tr>{claim_rows(study, in_summary=True)}</tbody>"
@@ -60,8 +61,13 @@ def _summary(studies: Sequence[Study]) -> str:
     return (
         f'<section id="summary"><h2>Summary</h2><p>{tally(claims)}. In brackets the 95 % interval; a claim holds, or '
         "does not, only where its whole interval says so.</p>"
-        f"{_claims(bodies)}</section>"
+        f"{_words(studies)}{_claims(bodies)}</section>"
     )
+
+
+def _words(studies: Sequence[Study]) -> str:
+    meanings = "".join(f"<li>{prose(meaning)}</li>" for meaning in used(studies))
+    return f"<details><summary>What the words mean</summary><ul>{meanings}</ul></details>" if meanings else ""
 
 
 def _claims(bodies: str) -> str:

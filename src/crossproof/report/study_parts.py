@@ -8,7 +8,7 @@ from typing import Any
 
 from crossproof.findings import Figure, Passage, Table
 from crossproof.report.studies import Study
-from crossproof.report.words import cells, interval, numeric
+from crossproof.report.words import cells, interval, numeric, sentence
 
 WIDE_GRID, MANY_SERIES, MANY_GROUPS = 24, 8, 14
 """A figure with more columns, series or groups of bars takes the whole width."""
@@ -31,7 +31,7 @@ def claim_rows(study: Study, in_summary: bool) -> str:
     """In the summary claims lead to their study and say why when asked; in the study they say it."""
     rows = []
     for claim in study.findings.claims:
-        place, why = anchor(study.name, claim.id), prose(claim.why)
+        place, why = anchor(study.name, claim.id), prose(sentence(claim.why))
         link = f' href="#{place}"' if in_summary else f' id="{place}"'
         reason = f"<details><summary>why</summary>{why}</details>" if in_summary else f"<p>{why}</p>"
         cells = {

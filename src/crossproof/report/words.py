@@ -43,6 +43,12 @@ def interval(claim: Claim | SummaryRow) -> str:
     return number(claim.ours) + ends
 
 
+def sentence(text: str) -> str:
+    """From its capital to its full stop. What begins with a Greek letter keeps it."""
+    first = text[:1].upper() if text[:1].isascii() else text[:1]
+    return first + text[1:] + ("" if text.endswith((".", "!", "?", "…")) else ".")
+
+
 def tally(claims: Iterable[Claim]) -> str:
     """`3 claims: 1 holds, 2 cannot tell`, in the words of the verdicts."""
     count = Counter(claim.verdict for claim in claims)
