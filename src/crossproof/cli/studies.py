@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from crossproof.cli import outcomes
 from crossproof.cli.outcomes import Outcome
+from crossproof.cli.proofs import certify
 
 if TYPE_CHECKING:
     from crossproof.binding.config import PenalisedTrainConfig
@@ -76,6 +77,9 @@ CONFIGURED: dict[str, Configured] = {
     "train": Configured(
         "binding.config", "PenalisedTrainConfig", "Train a crosscoder on a model, evaluate it and save it.", _train
     ),
+    "certify": Configured(
+        "proof.config", "CertifyConfig", "Prove a bound on a model's loss and write a certificate of it.", certify
+    ),
     "paper": Configured(
         "study.paper.config", "PaperConfig", "Do all studies of the paper's claims in a row, write one report.", _paper
     ),
@@ -92,6 +96,7 @@ CONFIGURED: dict[str, Configured] = {
     "information": _study(
         "information", "InformationConfig", "Count the bits of encoded texts against what they explain."
     ),
+    "ladder": _study("ladder", "LadderConfig", "Prove a model's loss by every rung, check the best certificate."),
 }
 
 

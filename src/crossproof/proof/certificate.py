@@ -68,7 +68,11 @@ class Certificate(BaseModel):
     @property
     def vacuous(self) -> bool:
         """No better than saying that all tokens are as likely."""
-        return self.statement.loss >= self.measured["uniform"]
+        return self.statement.loss >= self.uniform
+
+    @property
+    def uniform(self) -> float:
+        return self.measured["uniform"]
 
 
 def rounded_up(bound: float) -> float:
@@ -80,7 +84,7 @@ def write(folder: Path, of: Provable, proof: Proof, truth: Truth, rivals: Rivals
     """Into a folder that appears whole or not at all, once every item's bound was held against the truth."""
     if not math.isfinite(proof.proved.loss):
         raise CrossproofError(
-            f"the rung {proof.rung} has no finite bound: weights or features are so large that exp overflows; "
+            f"the rung {proof.how.rung} has no finite bound: weights or features are so large that exp overflows; "
             "nothing is proved"
         )
     check_every_item(proof, truth)
@@ -99,7 +103,7 @@ def write(folder: Path, of: Provable, proof: Proof, truth: Truth, rivals: Rivals
                 data="stream",
             ),
             model={"kind": "window", "norm": of.network.norm},
-            rung=proof.rung,
+            rung=proof.how.rung,
             hashes=hashes,
             operations=proof.operations,
             brute_force={"cached": rivals.cached, "naive": rivals.naive},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
+import tyro
 from pydantic import Field
 
 from crossproof.crosscoder.config import Count, Strict
@@ -15,7 +16,7 @@ Rung = Literal["brute", "masses", "pairs", "vectors"]
 class CertifyConfig(Strict):
     """Prove a bound on a model's loss on given data, and write it down as a certificate."""
 
-    subject: str
+    subject: Annotated[str, tyro.conf.Positional]
     """A model that reads windows: a zoo name (talesproof-c0.8, talesproof-mlp-c0.3, …) or the folder of one."""
     out: Path
     """The folder of the certificate."""
@@ -25,5 +26,9 @@ class CertifyConfig(Strict):
     """How many neighbouring positions are read by one feature; models with attention need 1."""
     read: Annotated[int, Field(ge=0)] = 8
     """masses: how many neurons' corrections are read out for each window."""
+    offsets: Annotated[int, Field(ge=0)] = 0
+    """masses: steps of a search for offsets, which take from corrections what features foretell one by one; 0: none."""
+    characters: Annotated[int, Field(ge=2)] | None = None
+    """Prove it of the first so many characters only. Default: all."""
     data: Path | None = None
     """A text file to prove the bound on, in the model's characters. Default: what the model was trained on."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Integer
 from torch import Tensor
 
 from crossproof.errors import CrossproofError, MismatchError, UnsupportedModel
@@ -26,17 +26,20 @@ from crossproof.proof.arithmetic.tally import count, part
 from crossproof.proof.network import EPSILON, Network, centre, normalised, softmax
 from crossproof.proof.statement import Items, Witness
 
+Contexts = slice | Tensor
+"""Some of the windows: a run of them, or by their numbers."""
+
 
 @dataclass(frozen=True)
 class Explanation:
     atoms: Ball
     """[atom, width]: what single tokens at single positions add to the stream, before strengths."""
-    members: Int[Tensor, "feature member"] | None
+    members: Integer[Tensor, "feature member"] | None
     """The atoms that a feature is the sum of, -1 for none; None where features are atoms."""
-    codes: Int[Tensor, "context family"]
+    codes: Integer[Tensor, "context family"]
     families: tuple[slice, ...]
     """Which features are of which family."""
-    strengths: Callable[[slice], Ball] | None
+    strengths: Callable[[Contexts], Ball] | None
     """[context, family] of some of the contexts; None where all are one."""
 
     def through(self, W: Ball) -> Ball:
@@ -128,7 +131,7 @@ def _through_attention(network: Network, items: Items) -> Explanation:
     return Explanation(concatenate([carried, x[query:]]), None, codes, families, strengths)
 
 
-def _looks(scores: Ball, codes: Tensor, queries: int, contexts: slice) -> Ball:
+def _looks(scores: Ball, codes: Tensor, queries: int, contexts: Contexts) -> Ball:
     """How much the head looks at each position, and one for the query itself."""
     its = codes[contexts]
     looks = softmax(scores[its[:, -1:] - queries, its[:, :-1]])
@@ -143,11 +146,11 @@ class Heard:
 
     tables: tuple[Ball, ...]
     direct: Ball
-    codes: Int[Tensor, "context family"]
-    _strengths: Callable[[slice], Ball] | None
-    _over_scale: Callable[[slice, Ball], Ball] | None
+    codes: Integer[Tensor, "context family"]
+    _strengths: Callable[[Contexts], Ball] | None
+    _over_scale: Callable[[Contexts, Ball], Ball] | None
 
-    def strengths(self, contexts: slice) -> tuple[Ball | None, Ball | None]:
+    def strengths(self, contexts: Contexts) -> tuple[Ball | None, Ball | None]:
         """[context, family], to the logits and to the neurons: under a norm these are over ρ. None where all are 1."""
         if self._strengths is None:
             return None, None
@@ -196,7 +199,7 @@ def _plus(table: Ball, rows: slice, vector: Ball) -> Ball:
     return concatenate([table[: rows.start], table[rows] + vector])
 
 
-def _with_bias(explanation: Explanation, contexts: slice) -> Ball:
+def _with_bias(explanation: Explanation, contexts: Contexts) -> Ball:
     """Strengths with a column for the bias, which writes nothing itself."""
     codes = explanation.codes[contexts]
     one = Ball(torch.ones(len(codes), 1, dtype=torch.float64, device=codes.device))
@@ -205,7 +208,7 @@ def _with_bias(explanation: Explanation, contexts: slice) -> Ball:
     return concatenate([explanation.strengths(contexts), one], 1)
 
 
-def _over_scale(codes: Int[Tensor, "context family"], gram: Ball, contexts: slice, strengths: Ball) -> Ball:
+def _over_scale(codes: Integer[Tensor, "context family"], gram: Ball, contexts: Contexts, strengths: Ball) -> Ball:
     """Strengths over ρ, ρ² = Σ_ij α_i α_j gram_ij + ε by look-ups, and one for the bias."""
     its, alpha = codes[contexts], strengths[:, :-1]
     pairs = gram[its[:, :, None], its[:, None, :]]

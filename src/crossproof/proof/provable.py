@@ -12,9 +12,9 @@ from crossproof.errors import BadFile, CrossproofError, UnsupportedModel
 from crossproof.proof.network import Network
 from crossproof.proof.statement import Items
 from crossproof.subject import zoo
-from crossproof.subject.zoo.window_model import WEIGHTS, WindowModel, load
+from crossproof.subject.zoo.window_model import WEIGHTS, load
 from crossproof.subject.zoo.window_recipes import WINDOW_RECIPES, is_window_folder
-from crossproof.subject.zoo.windows import cut_windows, text_windows
+from crossproof.subject.zoo.windows import Characters, cut_windows, text_windows
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,12 @@ class Provable:
     name: str
     weights: Path
     network: Network
+    characters: tuple[str, ...]
     stream: Tensor
     items: Items
 
     @classmethod
-    def open(cls, subject: str, data: Path | None = None) -> Provable:
+    def open(cls, subject: str, data: Path | None = None, characters: int | None = None) -> Provable:
         folder = zoo.folder(subject) if subject in zoo.names() else Path(subject)
         if not is_window_folder(folder):
             raise UnsupportedModel(
@@ -37,27 +38,29 @@ class Provable:
             )
         model = load(folder)
         network = Network.of(model.state_dict(), model.config.norm)
-        stream = _stream(model, data)
+        if model.tokenizer is None:
+            raise UnsupportedModel(
+                f"{subject} reads no text: its data are all windows there are, and its proof is `crossproof certify "
+                f"{subject} --rung groups`"
+            )
+        stream = _stream(model.tokenizer, network.context, data)[:characters]
         if len(stream) <= network.context:
             raise CrossproofError(
                 f"the data has {len(stream)} characters and the model reads {network.context}: there is no window with "
                 "a character after it"
             )
-        return cls(subject, folder / WEIGHTS, network, stream, Items.of(cut_windows(stream, network.context)))
+        items = Items.of(cut_windows(stream, network.context))
+        return cls(subject, folder / WEIGHTS, network, model.tokenizer.characters, stream, items)
 
 
-def _stream(model: WindowModel, data: Path | None) -> Tensor:
-    if model.tokenizer is None:
-        raise UnsupportedModel("this model reads no text: its data are all sequences there are, and its rung `groups`")
+def _stream(tokenizer: Characters, context: int, data: Path | None) -> Tensor:
     if data is None:
-        stream = text_windows(context=model.config.context).stream
+        stream = text_windows(context=context).stream
         assert stream is not None
         return stream
     try:
-        text = data.read_text(encoding="utf-8")
+        return torch.tensor(tokenizer.encode(data.read_text(encoding="utf-8")), dtype=torch.uint8)
     except (OSError, UnicodeDecodeError) as error:
         raise BadFile(f"{data} cannot be read as text: {error}") from error
-    try:
-        return torch.tensor(model.tokenizer.encode(text), dtype=torch.uint8)
     except CrossproofError as error:
         raise BadFile(f"{data}: {error}") from error

@@ -11,11 +11,31 @@ from crossproof.errors import CrossproofError
 from crossproof.proof.arithmetic.tally import tallied
 from crossproof.proof.explanation import conjunctions
 from crossproof.proof.network import Network
-from crossproof.proof.rungs import brute, masses, pairs, vectors
+from crossproof.proof.rungs import brute, masses, offsets, pairs, vectors
 from crossproof.proof.statement import Bounds, Items, Proved, Witness, proved
 
 Verify = Callable[[Network, Items, Witness], Bounds]
-Choose = Callable[[Network, Items, dict[str, Tensor], int], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class How:
+    """A rung and what can be chosen of it."""
+
+    rung: str
+    joined: int = 1
+    """How many neighbouring positions one feature reads."""
+    read: int = 0
+    """masses: how many neurons' corrections are read out."""
+    offsets: int = 0
+    """masses: how many steps are spent to find offsets; 0 for none."""
+
+    def __str__(self) -> str:
+        parts = [self.rung]
+        if self.rung == "masses":
+            parts.append(f"{self.read} read out" + (", offsets" if self.offsets else ""))
+        if self.joined > 1:
+            parts.append(f"features of {self.joined} positions")
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -24,17 +44,18 @@ class Rung:
 
     about: str
     verify: Verify
-    choose: Choose
-    """What it adds to the witness of the explanation; the number is how many neurons are read out."""
+    choose: Callable[[Network, Items, dict[str, Tensor], How], dict[str, Tensor]]
+    """What it adds to the witness of the explanation."""
+
+
+def _for_masses(network: Network, items: Items, witness: dict[str, Tensor], how: How) -> dict[str, Tensor]:
+    found = offsets.find(network, items, witness, how.read, how.offsets) if how.offsets else {}
+    return found | {"read": masses.choose(network, items, witness | found, how.read)}
 
 
 RUNGS: dict[str, Rung] = {
     "brute": Rung("the model on every different window, from tables", brute.cached, lambda *_: {}),
-    "masses": Rung(
-        "positive and negative masses at every neuron, the largest corrections read out",
-        masses.verify,
-        lambda network, items, witness, read: {"read": masses.choose(network, items, witness, read)},
-    ),
+    "masses": Rung("masses at every neuron, the largest corrections read out", masses.verify, _for_masses),
     "pairs": Rung(
         "a number for each pair of features that meets",
         pairs.verify,
@@ -50,7 +71,7 @@ RUNGS: dict[str, Rung] = {
 
 @dataclass(frozen=True)
 class Proof:
-    rung: str
+    how: How
     witness: dict[str, Tensor]
     bounds: Bounds
     proved: Proved
@@ -58,14 +79,14 @@ class Proof:
     """By part."""
 
 
-def prove(network: Network, items: Items, rung: str, joined: int = 1, read: int = 0) -> Proof:
-    """A bound by one rung, with features of `joined` neighbouring positions and `read` neurons read out."""
-    witness = conjunctions(network, items, joined)
-    witness |= RUNGS[rung].choose(network, items, witness, read)
+def prove(network: Network, items: Items, how: How) -> Proof:
+    """Choose a witness, and prove with it what it gives."""
+    witness = conjunctions(network, items, how.joined)
+    witness |= RUNGS[how.rung].choose(network, items, witness, how)
     with tallied() as tally:
-        bounds = RUNGS[rung].verify(network, items, witness)
+        bounds = RUNGS[how.rung].verify(network, items, witness)
         result = proved(bounds, items)
-    return Proof(rung, witness, bounds, result, tally.parts)
+    return Proof(how, witness, bounds, result, tally.parts)
 
 
 def operations(verify: Verify, network: Network, items: Items, witness: Witness) -> dict[str, int]:
@@ -118,5 +139,5 @@ def check_every_item(proof: Proof, truth: Truth) -> None:
         item = int(wrong.nonzero()[0])
         raise CrossproofError(
             f"item {item}: its loss {float(truth.bounds.loss.mid[item]):.9g} is above its bound "
-            f"{float(proof.bounds.loss.mid[item]):.9g} by the rung {proof.rung}: this is a bug, and nothing is proved"
+            f"{float(proof.bounds.loss.mid[item]):.9g} by {proof.how}: this is a bug, and nothing is proved"
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Integer
 from torch import Tensor
 
 from crossproof.proof.arithmetic.ball import Ball, exact
@@ -31,10 +31,10 @@ class Items:
     """Windows and what comes after them, each pair once: item i is contexts[item_context[i]] followed by target[i],
     and stands count[i] times in the data. `windows` is how many there are with repetitions."""
 
-    contexts: Int[Tensor, "context pos"]
-    context: Int[Tensor, " item"]
-    target: Int[Tensor, " item"]
-    count: Int[Tensor, " item"]
+    contexts: Integer[Tensor, "context pos"]
+    context: Integer[Tensor, " item"]
+    target: Integer[Tensor, " item"]
+    count: Integer[Tensor, " item"]
     windows: int
 
     @classmethod

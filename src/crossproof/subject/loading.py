@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import torch
 
 from crossproof.errors import BadFile, CrossproofError, nearest
 from crossproof.subject.quiet import offline, without_bars
+from crossproof.subject.tokens import TokenSource
+from crossproof.subject.zoo.window_recipes import is_window_folder
 
 
 def load_model(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
@@ -34,6 +38,21 @@ def load_model(name: str, device: str = "cpu", dtype: torch.dtype = torch.float3
         ) from error
 
 
+def load_texts(name: str) -> Callable[[str], TokenSource] | None:
+    """The texts that a model brings, by split: those of the zoo, and those a model of windows was trained on."""
+    from crossproof.subject import zoo
+
+    if name in zoo.names():
+        return partial(zoo.source, name)
+    if is_window_folder(Path(name)) and (Path(name) / "recipe.json").is_file():
+        from crossproof.subject.zoo.records import read_window_recipe
+        from crossproof.subject.zoo.windows import WindowSource, open_windows
+
+        recipe = read_window_recipe(Path(name))
+        return lambda split: WindowSource(open_windows(recipe, split))
+    return None
+
+
 def _hub_trouble(name: str) -> str:
     """Why the hub cannot give this model, asked once: a download retries for half a minute before it says so.
 
@@ -52,7 +71,11 @@ def _hub_trouble(name: str) -> str:
 
 
 def load_folder(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
-    """The model of a Hugging Face folder, under TransformerLens names and with its own weights: nothing is folded."""
+    """The model of a folder, under TransformerLens names and with its own weights: nothing is folded."""
+    if is_window_folder(folder):
+        from crossproof.subject.zoo.window_model import load
+
+        return load(folder).to(device, dtype)
     if not (folder / "config.json").is_file():
         raise BadFile(f"{folder} has no config.json: it is not a folder written by `save_pretrained`")
     with offline():

@@ -13,7 +13,7 @@ returns may want one, and then the logits carry it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,13 +78,11 @@ class Subject:
 
         Texts begin with the beginning-of-text token if the tokenizer has one, or as `prepend_bos` says.
         """
-        from crossproof.subject import zoo
-        from crossproof.subject.loading import load_model
+        from crossproof.subject.loading import load_model, load_texts
 
         _check_device(device)
         model = load_model(name, device, dtype)
-        texts = partial(zoo.source, name) if name in zoo.names() else None
-        return cls(model, name, getattr(model, "tokenizer", None), texts, prepend_bos)
+        return cls(model, name, getattr(model, "tokenizer", None), load_texts(name), prepend_bos)
 
     @classmethod
     def wrap(
@@ -145,6 +143,10 @@ class Subject:
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
             raise CrossproofError("there are no texts to tokenize")
+        read_windows: Any = getattr(self.model, "read_windows", None)
+        if read_windows is not None:  # a model of windows knows which position counts
+            windows: Tokens = read_windows(texts, context)
+            return windows
         start = [_special_id(self.tokenizer, "bos", "eos")] if self.prepend_bos else []
         if context is not None and context < 1:
             raise CrossproofError(f"a context of {context} positions holds no tokens: give at least 1")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Integer
 from torch import Tensor
 
 from crossproof.proof.arithmetic.ball import Ball
@@ -11,7 +11,7 @@ from crossproof.proof.arithmetic.ball import Ball
 SURE = 1e-9
 
 
-def loss_of_margins(margins: Ball, target: Int[Tensor, " item"]) -> tuple[Ball, Bool[Tensor, " item"]]:
+def loss_of_margins(margins: Ball, target: Integer[Tensor, " item"]) -> tuple[Ball, Bool[Tensor, " item"]]:
     """From logit_v − logit_target, [item, token], or what is no less, upper bounds of the loss log Σ_v exp(margin_v).
 
     And whether the prediction is certainly right: every other margin is negative, by enough that a program that rounds
@@ -23,6 +23,6 @@ def loss_of_margins(margins: Ball, target: Int[Tensor, " item"]) -> tuple[Ball, 
     return Ball(upper.masked_fill(own, 0.0)).logsumexp(1).upper(), others.mid < -SURE
 
 
-def of_target(logits: Ball, target: Int[Tensor, " item"]) -> Ball:
+def of_target(logits: Ball, target: Integer[Tensor, " item"]) -> Ball:
     """[item, 1]."""
     return logits.gather(1, target[:, None])

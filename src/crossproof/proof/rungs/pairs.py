@@ -13,49 +13,42 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Integer
 from torch import Tensor
 
-from crossproof.errors import MismatchError
+from crossproof.errors import MismatchError, UnsupportedModel
 from crossproof.proof.arithmetic.ball import Ball, concatenate
 from crossproof.proof.arithmetic.tally import count, part
 from crossproof.proof.network import Network
+from crossproof.proof.rungs.layers import Layers
 from crossproof.proof.rungs.loss import of_target
-from crossproof.proof.rungs.one_layer import OneLayer
 from crossproof.proof.rungs.windows import Windows, bound_margins, windows
 from crossproof.proof.statement import Bounds, Items, Witness
 
 PAIRS = 4096
 """Pairs that are tabled at a time."""
-RATIOS = (1 / 8, 1 / 3, 1.0, 3.0, 8.0)
+RATIOS = (0.1, 0.3, 1.0, 4.0)
 """Of strengths: the boundaries of the sets that are tabled."""
 
 
 def verify(network: Network, items: Items, witness: Witness) -> Bounds:
     """With the witness's `pairs` [pair, 2], features that meet; `pair` [context, pair of families], which of them meet
     in each window; and, where there are strengths, `ratios` [r] and `ratio` [context, pair of families]."""
+    if network.n_mlps != 1:
+        raise UnsupportedModel(f"numbers for pairs are for models with one MLP, not {network.n_mlps}: take `vectors`")
     items.find()
-    layer = OneLayer.of(network, items, witness)
+    layer = Layers.of(network, items, witness)
     meet, which = witness["pairs"].long(), witness["pair"]
     check_pairs(layer.heard.codes, meet, which)
     with part("pairs"):
-        sizes = _tabled(layer, meet, witness.get("ratios"))
-    with part("features"):
-        between = layer.between_tokens()
-    first, second = family_pairs(layer.heard.codes.shape[1])
+        sizes = tabled(layer, witness)
+    between = layer.between(0)
 
     def margins(chunk: Windows) -> Ball:
         with part("windows"):
-            in_stream, at_neurons = layer.heard.strengths(chunk.contexts)
-            logits = layer.additive(chunk.contexts, in_stream, at_neurons)
-            its = which[chunk.contexts].long()
-            if at_neurons is None:
-                size = sizes[0][its]
-            else:
-                ratio, squares = witness["ratio"][chunk.contexts].long(), at_neurons * at_neurons
-                below, above = sizes[0][its, ratio], sizes[1][its, ratio]
-                size = (squares[:, first] * below + squares[:, second] * above).sqrt()
-            total = size.sum(1).upper()
+            strengths = layer.heard.strengths(chunk.contexts)
+            logits = layer.additive(chunk, *strengths)
+            total = sizes_of(layer, sizes, witness, chunk, strengths[1]).sum(1).upper()
         with part("items"):
             its_logits = logits[chunk.of_item]
             return (
@@ -65,6 +58,16 @@ def verify(network: Network, items: Items, witness: Witness) -> Bounds:
     return bound_margins(items, margins)
 
 
+def sizes_of(layer: Layers, sizes: tuple[Ball, ...], witness: Witness, chunk: Windows, at_neurons: Ball | None) -> Ball:
+    """‖c‖ of each pair of each window, [context, pair of families], or what it cannot exceed."""
+    its = witness["pair"][chunk.contexts].long()
+    if at_neurons is None:
+        return sizes[0][its]
+    first, second = family_pairs(layer.heard.codes.shape[1])
+    ratio, squares = witness["ratio"][chunk.contexts].long(), at_neurons * at_neurons
+    return (squares[:, first] * sizes[0][its, ratio] + squares[:, second] * sizes[1][its, ratio]).sqrt()
+
+
 def family_pairs(families: int) -> tuple[list[int], list[int]]:
     """The pairs of families, in lexical order."""
     first, second = zip(*combinations(range(families), 2), strict=True) if families > 1 else ((), ())
@@ -72,7 +75,9 @@ def family_pairs(families: int) -> tuple[list[int], list[int]]:
 
 
 def check_pairs(
-    codes: Int[Tensor, "context family"], meet: Int[Tensor, "pair 2"], which: Int[Tensor, "context family_pair"]
+    codes: Integer[Tensor, "context family"],
+    meet: Integer[Tensor, "pair 2"],
+    which: Integer[Tensor, "context family_pair"],
 ) -> None:
     """That in each window those features meet which the witness says: a comparison for each pair, of both at once."""
     with part("windows"):
@@ -85,8 +90,9 @@ def check_pairs(
             raise MismatchError(f"pair: in some window features {first} and {second} are not the ones that it names")
 
 
-def _tabled(layer: OneLayer, meet: Int[Tensor, "pair 2"], ratios: Tensor | None) -> tuple[Ball, ...]:
+def tabled(layer: Layers, witness: Witness) -> tuple[Ball, ...]:
     """(‖c‖ [pair],), or with ratios (Σ_Q a², Σ_not Q b²), each [pair, ratio]."""
+    meet, ratios = witness["pairs"].long(), witness.get("ratios")
     positive, negative = sides(layer.heard.tables[0])
     if ratios is None:
         sizes = []
@@ -110,7 +116,7 @@ def _tabled(layer: OneLayer, meet: Int[Tensor, "pair 2"], ratios: Tensor | None)
     return concatenate(below), concatenate(above)
 
 
-def split(meet: Int[Tensor, "pair 2"]) -> Iterator[tuple[Tensor, Tensor]]:
+def split(meet: Integer[Tensor, "pair 2"]) -> Iterator[tuple[Tensor, Tensor]]:
     """First and second features of some pairs at a time."""
     for its in [meet] if meet.is_meta else meet.split(PAIRS):
         yield its[:, 0], its[:, 1]
@@ -137,13 +143,13 @@ def opposed(positive: Ball, negative: Ball, first: Tensor, second: Tensor) -> Te
 
 def choose(network: Network, items: Items, witness: Witness, ratios: Sequence[float] = RATIOS) -> dict[str, Tensor]:
     """The pairs that meet and, where there are strengths, the best ratio for each pair of each window."""
-    layer = OneLayer.of(network, items, witness)
+    layer = Layers.of(network, items, witness)
     meet, which = meeting(layer.heard.codes)
     found: dict[str, Tensor] = {"pairs": meet, "pair": which}
     if layer.heard.strengths(slice(0, 0))[1] is None:
         return found
     steps = torch.tensor(ratios, dtype=torch.float32)
-    below, above = _tabled(layer, meet, steps)
+    below, above = tabled(layer, {"pairs": meet, "ratios": steps})
     first, second = family_pairs(layer.heard.codes.shape[1])
     best = []
     for chunk in windows(items):
@@ -155,13 +161,15 @@ def choose(network: Network, items: Items, witness: Witness, ratios: Sequence[fl
     return found | {"ratios": steps, "ratio": torch.cat(best)}
 
 
-def meeting(codes: Int[Tensor, "context family"]) -> tuple[Int[Tensor, "pair 2"], Int[Tensor, "context family_pair"]]:
+def meeting(
+    codes: Integer[Tensor, "context family"],
+) -> tuple[Integer[Tensor, "pair 2"], Integer[Tensor, "context family_pair"]]:
     """The pairs of features that meet in some window, each once, and which of them meet in each window."""
-    base, pairs, which = int(codes.max()) + 1, [], []
-    start = 0
+    base, start = int(codes.max()) + 1, 0
+    pairs, which = [codes.new_zeros(0, 2)], [codes.new_zeros(len(codes), 0)]
     for first, second in zip(*family_pairs(codes.shape[1]), strict=True):
         keys, its = torch.unique(codes[:, first] * base + codes[:, second], return_inverse=True)
         pairs.append(torch.stack([keys // base, keys % base], 1))
-        which.append(its + start)
+        which.append(its[:, None] + start)
         start += len(keys)
-    return torch.cat(pairs).to(torch.int32), torch.stack(which, 1).to(torch.int32)
+    return torch.cat(pairs).to(torch.int32), torch.cat(which, 1).to(torch.int32)

@@ -18,7 +18,7 @@ from functools import reduce
 from operator import add
 from typing import Any
 
-from jaxtyping import Int
+from jaxtyping import Integer
 from torch import Tensor
 
 from crossproof.errors import UnsupportedModel
@@ -90,7 +90,7 @@ def verify(network: Network, items: Items, witness: Witness) -> Bounds:
     return bound_margins(items, margins)
 
 
-def ends(layers: Layers, meet: Int[Tensor, "pair 2"]) -> tuple[Ball, Ball]:
+def ends(layers: Layers, meet: Integer[Tensor, "pair 2"]) -> tuple[Ball, Ball]:
     """How far each pair moves the logits down and up, [pair, token]."""
     halves = [sides(table) for table in layers.tables]
     speaks = [_parts(W) for W in layers.to_logits]

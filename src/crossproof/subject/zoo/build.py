@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import platform
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +24,10 @@ from crossproof.subject.zoo import MODELS, folder, load_folder, names
 from crossproof.subject.zoo.baselines import NGrams
 from crossproof.subject.zoo.measure import abilities, source_loss
 from crossproof.subject.zoo.recipes import RECIPES, Recipe
-from crossproof.subject.zoo.records import WEIGHTS, Made, Report, sha256
+from crossproof.subject.zoo.records import WEIGHTS, Made, Report, WindowReport, sha256
 from crossproof.subject.zoo.sources import open_source, open_tokenizer
 from crossproof.subject.zoo.train import Trained, reproducibly, train
+from crossproof.subject.zoo.window_recipes import WINDOW_RECIPES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,13 +36,19 @@ COUNTED_TEXTS = 20_000
 """Training texts that the n-grams count. The story models are trained on more: 28,800 or 38,400."""
 VALIDATION_TEXTS = 2_000
 
+Build = Callable[[str, Path, Path], Report | WindowReport]
+"""Makes a member of this name in a folder, from members in another."""
+
 
 def build(name: str, out: Path = MODELS, starts: Path | None = None) -> Report:
     """Train member `name` into `out/name`. What was there stays until the new member is complete, and if one fails.
 
     A member that starts from another takes that one from `starts`, or from `out`, or else the shipped one.
     """
-    recipe = _recipe(name)
+    check_trained(name)
+    if name not in RECIPES:
+        raise CrossproofError(f"{name} is a model of windows: build of crossproof.proof.training.build makes it")
+    recipe = RECIPES[name]
     start_folder = _start_folder(recipe, starts or out)
     start = load_folder(start_folder) if start_folder else None
     trained = train(recipe, start)
@@ -57,20 +64,22 @@ def build(name: str, out: Path = MODELS, starts: Path | None = None) -> Report:
     return report
 
 
-def rebuild(names: Sequence[str], out: Path = MODELS, check: bool = False) -> list[dict[str, Any]]:
+def rebuild(
+    names: Sequence[str], out: Path = MODELS, check: bool = False, build: Build = build
+) -> list[dict[str, Any]]:
     """Build members, or all, and say of each whether its weights are, to the bit, those that `out` held before.
 
-    With `check` the new ones are not kept.
+    With `check` the new ones are not kept. `build` makes one; the one here makes none that are for proofs.
     """
-    wanted = list(RECIPES) if "all" in names else names
+    wanted = [*RECIPES, *(name for name in WINDOW_RECIPES if WINDOW_RECIPES[name].shipped)] if "all" in names else names
     for name in wanted:
-        _recipe(name)
+        check_trained(name)
     verdicts = []
     with tempfile.TemporaryDirectory() as temporary:
         for name in wanted:
             held = out / name / WEIGHTS
             before = sha256(held) if held.is_file() else None
-            report = build(name, Path(temporary) if check else out, starts=out)
+            report = build(name, Path(temporary) if check else out, out)
             verdicts.append(
                 {
                     "name": name,
@@ -84,14 +93,14 @@ def rebuild(names: Sequence[str], out: Path = MODELS, check: bool = False) -> li
     return verdicts
 
 
-def _recipe(name: str) -> Recipe:
-    if name not in RECIPES and name in names():
-        raise CrossproofError(f"{name!r} is constructed, not trained. Trained are {', '.join(RECIPES)}.")
-    if name not in RECIPES:
+def check_trained(name: str) -> None:
+    trained = (*RECIPES, *WINDOW_RECIPES)
+    if name not in trained and name in names():
+        raise CrossproofError(f"{name!r} is constructed, not trained. Trained are {', '.join(trained)}.")
+    if name not in trained:
         raise CrossproofError(
-            f"nothing trains {name!r}; nearest: {nearest(name, RECIPES) or 'none'}. There are {', '.join(RECIPES)}."
+            f"nothing trains {name!r}; nearest: {nearest(name, trained) or 'none'}. There are {', '.join(trained)}."
         )
-    return RECIPES[name]
 
 
 def _start_folder(recipe: Recipe, out: Path) -> Path | None:
@@ -114,8 +123,6 @@ def _save_model(model: PreTrainedModel, recipe: Recipe, folder: Path) -> None:
 
 
 def _measure(recipe: Recipe, trained: Trained, weights: Path) -> Report:
-    from importlib.metadata import version
-
     fitted = open_source(recipe.data, "train")
     validation = open_source(recipe.data, "validation")
     texts = min(VALIDATION_TEXTS, validation.texts_in_all or VALIDATION_TEXTS)
@@ -133,11 +140,18 @@ def _measure(recipe: Recipe, trained: Trained, weights: Path) -> Report:
             loss=source_loss(trained.model, validation, texts),
             ngram_losses=ngrams.losses([validation.tokens(0, texts)]),
             abilities=abilities(trained.model, recipe, texts),
-            versions={"python": platform.python_version()} | {of: version(of) for of in ("torch", "transformers")},
-            hardware=_processor(),
+            versions=versions("transformers"),
+            hardware=processor(),
         )
 
 
-def _processor() -> str:
+def versions(*packages: str) -> dict[str, str]:
+    """Of Python, torch and these packages."""
+    from importlib.metadata import version
+
+    return {"python": platform.python_version()} | {of: version(of) for of in ("torch", *packages)}
+
+
+def processor() -> str:
     """What the weights depend on besides the versions: the processor and the instructions that torch uses on it."""
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"

@@ -1,0 +1,29 @@
+"""What can be chosen. No import of torch here: `--help` answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from crossproof.crosscoder.config import Strict
+
+
+class LadderConfig(Strict):
+    """Prove a bound by every rung, from brute force to the most compact, and check the best certificate."""
+
+    subjects: Annotated[tuple[str, ...], Field(min_length=1)] = ("talesproof-c0.8",)
+    """Models that read windows: zoo names, or folders of such."""
+    out: Path
+    """The run folder; the best certificate of each model is below it."""
+    characters: Annotated[int, Field(ge=2)] | None = None
+    """Prove it of the first so many characters only. Default: all that the model was trained on."""
+    read: tuple[Annotated[int, Field(ge=0)], ...] = (0, 8, 32)
+    """masses: how many neurons' corrections are read out."""
+    offsets: Annotated[int, Field(ge=0)] = 1500
+    """masses: steps of the search for offsets; 0 leaves them out."""
+    vectors: bool = True
+    """Also by logits for each pair of features, which takes most of the time."""
+    additive_steps: Annotated[int, Field(ge=0)] = 300
+    """Steps of the search for the best additive predictor, which certificates cannot beat by features alone."""

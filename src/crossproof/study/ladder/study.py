@@ -1,0 +1,136 @@
+"""The ladder of proofs on models that read windows.
+
+run.json  results.json  findings.json  certificates/SUBJECT/
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from crossproof.errors import CrossproofError
+from crossproof.proof import baselines
+from crossproof.proof.certificate import write
+from crossproof.proof.check import check
+from crossproof.proof.explanation import explain
+from crossproof.proof.names import Names
+from crossproof.proof.network import Network
+from crossproof.proof.provable import Provable
+from crossproof.proof.prove import How, Proof, Rivals, Truth, check_every_item, prove
+from crossproof.proof.waterfall import waterfall
+from crossproof.runs import Clock
+from crossproof.study.base import once
+from crossproof.study.ladder.config import LadderConfig
+from crossproof.study.ladder.results import Checked, LadderStudy, Lines, Proved, SubjectRecord, WaterfallRecord
+
+KIND = "ladder"
+PAIRS_SHOWN = 20
+
+
+def run(config: LadderConfig) -> LadderStudy:
+    """Study, and write the run folder; a run that is finished is read."""
+
+    def prepare() -> Callable[[], LadderStudy]:
+        subjects = [Provable.open(name, None, config.characters) for name in config.subjects]
+        twice = {of.name for of in subjects if [other.name for other in subjects].count(of.name) > 1}
+        if twice:
+            raise CrossproofError(f"subjects: {', '.join(twice)} is there twice; give each once")
+        return lambda: study(config, subjects)
+
+    return once(config.out, KIND, config, LadderStudy, prepare)
+
+
+def study(config: LadderConfig, subjects: list[Provable]) -> LadderStudy:
+    return LadderStudy(subjects=[_climbed(config, of) for of in subjects])
+
+
+def _climbed(config: LadderConfig, of: Provable) -> SubjectRecord:
+    network, items = of.network, of.items
+    truth, rivals = Truth.of(network, items), Rivals.of(network, items)
+    proofs: list[Proof] = []
+    rows: list[Proved] = []
+    for how in rungs_for(config, network):
+        clock = Clock()
+        proof = prove(network, items, how)
+        check_every_item(proof, truth)
+        proofs.append(proof)
+        rows.append(
+            Proved(
+                name=str(how),
+                rung=how.rung,
+                loss=_finite(proof.proved.loss),
+                right=proof.proved.right,
+                operations=proof.operations,
+                seconds=clock.seconds(),
+            )
+        )
+    best = min(
+        (proof for proof in proofs if proof.how.rung != "brute"), key=lambda proof: proof.proved.loss, default=proofs[0]
+    )
+    folder = config.out / "certificates" / Path(of.name).name
+    write(folder, of, best, truth, rivals)
+    clock = Clock()
+    accepted, said = check(folder)
+    checked = Checked(rung=str(best.how), accepted=accepted, said=said, seconds=clock.seconds())
+    by_pairs = [proof for proof in proofs if proof.how.rung == "pairs"]
+    return SubjectRecord(
+        subject=of.name,
+        windows=items.windows,
+        contexts=len(items.contexts),
+        truth=truth.loss,
+        right=truth.right,
+        cached=rivals.cached,
+        naive=rivals.naive,
+        lines=_lines(config, of, rivals, truth, rows),
+        proved=rows,
+        checked=checked,
+        waterfall=_waterfall(of, min(by_pairs, key=lambda proof: proof.proved.loss), truth) if by_pairs else None,
+    )
+
+
+def rungs_for(config: LadderConfig, network: Network) -> Iterator[How]:
+    """What there is for a model, brute force first."""
+    joined = 1 if network.has_attention else 2
+    yield How("brute", joined)
+    for read in config.read:
+        yield How("masses", joined, read)
+        if config.offsets:
+            yield How("masses", joined, read, config.offsets)
+    if network.n_mlps == 1:
+        yield from (How("pairs", each) for each in range(1, joined + 1))
+    if config.vectors and not network.has_attention and not network.norm:
+        yield How("vectors", 1)
+
+
+def _lines(config: LadderConfig, of: Provable, rivals: Rivals, truth: Truth, rows: list[Proved]) -> Lines:
+    codes = explain(of.network, of.items, {}).codes
+    largest = baselines.largest_loss(of.network, of.items, {})
+    sampled = {}
+    for row in rows:
+        sample = baselines.sample_at(row.total, rivals.cached / len(of.items.contexts), truth, of.items, largest)
+        sampled[row.name] = None if sample is None else sample.loss
+    return Lines(
+        uniform=math.log(of.network.vocabulary),
+        unigram=baselines.unigram_entropy(of.items),
+        additive=baselines.best_additive(codes, of.items, config.additive_steps) if config.additive_steps else None,
+        largest=_finite(largest),
+        sampled=sampled,
+    )
+
+
+def _waterfall(of: Provable, proof: Proof, truth: Truth) -> WaterfallRecord:
+    found = waterfall(of.network, of.items, proof, truth, PAIRS_SHOWN)
+    names = Names(of, proof.witness)
+    return WaterfallRecord(
+        rung=str(proof.how),
+        truth=found.truth,
+        centre=found.centre,
+        bound=found.bound,
+        families=[(names.family(a), names.family(b), paid) for a, b, paid in found.families],
+        pairs=[(names.feature(a), names.feature(b), paid) for a, b, paid in found.pairs],
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
