@@ -52,7 +52,7 @@ def best_additive(codes: Integer[Tensor, "context family"], items: Items, steps:
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-            lowest = min(lowest, float(loss))
+            lowest = min(lowest, float(loss.detach()))
             bar(1)
     return lowest
 

@@ -29,6 +29,8 @@ from crossproof.study.fidelity import study as fidelity
 from crossproof.study.fidelity.config import FidelityConfig
 from crossproof.study.information import study as information
 from crossproof.study.information.config import InformationConfig
+from crossproof.study.ladder import study as ladder
+from crossproof.study.ladder.config import LadderConfig
 from crossproof.study.leads import study as leads
 from crossproof.study.leads.config import LeadsConfig
 from crossproof.study.modadd import study as modadd
@@ -80,6 +82,7 @@ class Sizes:
     modadd: dict[str, Any]
     suppression: dict[str, Any]
     leads: dict[str, Any]
+    ladder: dict[str, Any]
 
 
 DEMO = Sizes(
@@ -103,6 +106,7 @@ DEMO = Sizes(
     modadd={"seeds": 1, "steps": 500, "weights": (10.0,), "pairs": 1000},
     suppression={"pairs": (1, 10), "prompts": 60, "choosing": 60, "controls": 1, "steps": 50, "planted_texts": 100},
     leads={"texts": 60, "pairs": 8, "tries": 64},
+    ladder={"characters": 200_000, "read": (8,), "offsets": 0, "additive_steps": 100},
 )
 FULL = Sizes(
     models=(),
@@ -122,6 +126,12 @@ FULL = Sizes(
     modadd={},
     suppression={"prompts": 300, "choosing": 150},
     leads={"texts": 300, "pairs": 40, "tries": 128},
+    ladder={
+        "subjects": (
+            *("talesproof-c0.8", "talesproof-ln-c0.8", "talesproof-mlp-c0.8", "talesproof-mlp2-c0.8"),
+            "talesproof",
+        )
+    },
 )
 
 
@@ -259,6 +269,7 @@ def steps(config: PaperConfig) -> list[Step]:
             texts=size.texts,
             **common,
         ),
+        study(ladder, LadderConfig, "proofs: what can be certified, and what it takes", **size.ladder),
     ]
 
 

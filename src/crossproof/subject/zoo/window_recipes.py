@@ -128,5 +128,6 @@ WINDOW_RECIPES: dict[str, WindowRecipe] = {
         _maximum("maxof4", context=4, steps=30_000, shipped=True),
         _maximum("maxof5", context=5, steps=30_000, shipped=False),
         *(_talesproof(family, certificate) for family, certificate in product(_FAMILIES, CERTIFICATES)),
+        _talesproof("talesproof-mlp", 0.5),
     )
 }
