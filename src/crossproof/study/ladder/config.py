@@ -23,6 +23,8 @@ class LadderConfig(Strict):
     """masses: how many neurons' corrections are read out."""
     offsets: Annotated[int, Field(ge=0)] = 1500
     """masses: steps of the search for offsets; 0 leaves them out."""
+    most: Annotated[float, Field(gt=0)] = 0.25
+    """The certificate is made by the rung with the lowest bound that takes at most this part of brute force."""
     vectors: bool = True
     """Also by logits for each pair of features, which takes most of the time."""
     additive_steps: Annotated[int, Field(ge=0)] = 300
