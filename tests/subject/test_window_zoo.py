@@ -33,8 +33,8 @@ def report_of(family: str, certificate: float) -> WindowReport:
 
 
 def test_there_is_a_member_of_every_family_for_every_weight_of_the_certificate() -> None:
-    assert len(SHIPPED) == 1 + len(FAMILIES) * len(CERTIFICATES)
-    assert set(SHIPPED) < set(zoo.names())
+    members = {f"{family}-c{weight}" if weight else family for family in FAMILIES for weight in CERTIFICATES}
+    assert {"maxof4", *members} <= set(SHIPPED) < set(zoo.names())
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -79,7 +79,7 @@ def test_the_more_the_certificate_counts_the_closer_it_is(family: str) -> None:
     reports = [report_of(family, weight) for weight in CERTIFICATES]
     gaps = [report.certificate - report.loss for report in reports]
     assert gaps == sorted(gaps, reverse=True)
-    assert all(0 <= gap < 0.2 * gaps[0] for gap in gaps[1:])
+    assert all(0 <= gap < 0.3 * gaps[0] for gap in gaps[1:])
     assert all(report.loss < report.unigram_entropy - 1 for report in reports)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 
 from crossproof import runs
 from crossproof.errors import CrossproofError
@@ -80,35 +82,70 @@ def rounded_up(bound: float) -> float:
     return math.inf if math.isinf(bound) else (math.ceil(bound * 10**DECIMALS) + 1) / 10**DECIMALS
 
 
-def write(folder: Path, of: Provable, proof: Proof, truth: Truth, rivals: Rivals) -> Certificate:
-    """Into a folder that appears whole or not at all, once every item's bound was held against the truth."""
-    if not math.isfinite(proof.proved.loss):
+@dataclass(frozen=True)
+class Made:
+    """A proof that was held against the truth, and what goes into its certificate."""
+
+    statement: Statement
+    weights: Path
+    stream: Tensor | None
+    """None if the data are all sequences."""
+    norm: bool
+    vocabulary: int
+    rung: str
+    witness: dict[str, Tensor]
+    operations: dict[str, int]
+    brute_force: dict[str, int]
+    loss: float
+    """The model's own, up to the rounding of one run in balls."""
+    right: int
+
+
+def of_windows(of: Provable, proof: Proof, truth: Truth, rivals: Rivals) -> Made:
+    check_every_item(proof, truth)
+    return Made(
+        statement=Statement(
+            subject=of.name,
+            loss=rounded_up(proof.proved.loss),
+            right=proof.proved.right,
+            windows=of.items.windows,
+            context=of.network.context,
+            data="stream",
+        ),
+        weights=of.weights,
+        stream=of.stream,
+        norm=of.network.norm,
+        vocabulary=of.network.vocabulary,
+        rung=proof.how.rung,
+        witness=proof.witness,
+        operations=proof.operations,
+        brute_force={"cached": rivals.cached, "naive": rivals.naive},
+        loss=truth.loss,
+        right=truth.right,
+    )
+
+
+def write(folder: Path, made: Made) -> Certificate:
+    """Into a folder that appears whole or not at all."""
+    if not math.isfinite(made.statement.loss):
         raise CrossproofError(
-            f"the rung {proof.how.rung} has no finite bound: weights or features are so large that exp overflows; "
+            f"the rung {made.rung} has no finite bound: weights or features are so large that exp overflows; "
             "nothing is proved"
         )
-    check_every_item(proof, truth)
     with replace_folder(folder) as fresh:
-        shutil.copyfile(of.weights, fresh / WEIGHTS)
-        write_safetensors(fresh / DATA, {"stream": of.stream})
-        write_safetensors(fresh / WITNESS, proof.witness)
-        hashes = {name: sha256(fresh / name) for name in (WEIGHTS, DATA, WITNESS)}
+        shutil.copyfile(made.weights, fresh / WEIGHTS)
+        if made.stream is not None:
+            write_safetensors(fresh / DATA, {"stream": made.stream})
+        write_safetensors(fresh / WITNESS, made.witness)
         certificate = Certificate(
-            statement=Statement(
-                subject=of.name,
-                loss=rounded_up(proof.proved.loss),
-                right=proof.proved.right,
-                windows=of.items.windows,
-                context=of.network.context,
-                data="stream",
-            ),
-            model={"kind": "window", "norm": of.network.norm},
-            rung=proof.how.rung,
-            hashes=hashes,
-            operations=proof.operations,
-            brute_force={"cached": rivals.cached, "naive": rivals.naive},
+            statement=made.statement,
+            model={"kind": "window", "norm": made.norm},
+            rung=made.rung,
+            hashes={name: sha256(fresh / name) for name in (WEIGHTS, DATA, WITNESS) if (fresh / name).exists()},
+            operations=made.operations,
+            brute_force=made.brute_force,
             assumptions=list(ASSUMPTIONS),
-            measured={"loss": truth.loss, "right": truth.right, "uniform": math.log(of.network.vocabulary)},
+            measured={"loss": made.loss, "right": made.right, "uniform": math.log(made.vocabulary)},
             made=runs.provenance(),
         )
         write_json(fresh / CERTIFICATE, certificate.model_dump())

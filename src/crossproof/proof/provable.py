@@ -30,12 +30,7 @@ class Provable:
 
     @classmethod
     def open(cls, subject: str, data: Path | None = None, characters: int | None = None) -> Provable:
-        folder = zoo.folder(subject) if subject in zoo.names() else Path(subject)
-        if not is_window_folder(folder):
-            raise UnsupportedModel(
-                f"{subject} is no model that reads windows: proofs are of {', '.join(WINDOW_RECIPES)}, or of a folder "
-                "that such a training wrote"
-            )
+        folder = folder_of(subject)
         model = load(folder)
         network = Network.of(model.state_dict(), model.config.norm)
         if model.tokenizer is None:
@@ -51,6 +46,17 @@ class Provable:
             )
         items = Items.of(cut_windows(stream, network.context))
         return cls(subject, folder / WEIGHTS, network, model.tokenizer.characters, stream, items)
+
+
+def folder_of(subject: str) -> Path:
+    """Where a model that reads windows is."""
+    folder = zoo.folder(subject) if subject in zoo.names() else Path(subject)
+    if not is_window_folder(folder):
+        raise UnsupportedModel(
+            f"{subject} is no model that reads windows: proofs are of {', '.join(WINDOW_RECIPES)}, or of a folder "
+            "that such a training wrote"
+        )
+    return folder
 
 
 def _stream(tokenizer: Characters, context: int, data: Path | None) -> Tensor:

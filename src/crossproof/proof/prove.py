@@ -127,6 +127,10 @@ class Truth:
         mean = proved(bounds, items)
         return cls(mean.loss, mean.right, bounds)
 
+    @classmethod
+    def from_brute_force(cls, proof: Proof) -> Truth:
+        return cls(proof.proved.loss, proof.proved.right, proof.bounds)
+
 
 def check_every_item(proof: Proof, truth: Truth) -> None:
     """That no item's loss exceeds its bound, and that what is certainly right is right.

@@ -103,7 +103,7 @@ class Ball:
         other = as_ball(other, self)
         mid = self.mid + other.mid
         count(mid.numel())
-        return Ball(mid, _up(self.radius + other.radius + U * mid.abs()))
+        return _known(mid, self.radius + other.radius + U * mid.abs())
 
     def __sub__(self, other: Ball | float) -> Ball:
         return self + -as_ball(other, self)
@@ -117,7 +117,7 @@ class Ball:
             rad = rad + self.mid.abs() * other.rad
         if self.rad is not None:
             rad = rad + self.rad * (other.mid.abs() + other.radius)
-        return Ball(mid, _up(rad))
+        return _known(mid, rad)
 
     def __truediv__(self, other: Ball | float) -> Ball:
         """By something that is certainly not zero; where it may be, the radius is infinite."""
@@ -125,8 +125,8 @@ class Ball:
         mid = self.mid / other.mid
         count(mid.numel())
         least = -_next_up(other.radius - other.mid.abs())
-        rad = _up((self.radius + mid.abs() * other.radius) / least + U * mid.abs() + _TINY)
-        return Ball(torch.where(least > 0, mid, 0.0), torch.where(least > 0, rad, torch.inf))
+        rad = (self.radius + mid.abs() * other.radius) / least + U * mid.abs() + _TINY
+        return _known(mid, torch.where(least > 0, rad, torch.inf))
 
     __radd__ = __add__
     __rmul__ = __mul__
@@ -147,7 +147,7 @@ class Ball:
             rad = rad + size @ other.rad
         if self.rad is not None:
             rad = rad + self.rad @ (its if other.rad is None else _up(its + other.rad))
-        return Ball(mid, _up(rad * (1 + 2 * gamma(terms + 4))))
+        return _known(mid, rad * (1 + 2 * gamma(terms + 4)))
 
     def sum(self, dim: int) -> Ball:
         terms = self.shape[dim]
@@ -155,7 +155,7 @@ class Ball:
         rad = gamma(terms + 1) * self.mid.abs().sum(dim)
         if self.rad is not None:
             rad = rad + self.rad.sum(dim)
-        return Ball(self.mid.sum(dim), _up(rad * (1 + 2 * gamma(terms + 1))))
+        return _known(self.mid.sum(dim), rad * (1 + 2 * gamma(terms + 1)))
 
     def relu(self) -> Ball:
         count(self.mid.numel())
@@ -180,8 +180,9 @@ class Ball:
         count(mid.numel())
         rad = _ULPS * mid + _TINY
         if self.rad is not None:
-            rad = rad + mid * (1 + _ULPS) * self.rad.expm1() * (1 + _ULPS)
-        return Ball(mid, _up(rad))
+            # a midpoint that underflowed is multiplied too: e^(-800 ± 700) may be e^-100
+            rad = rad + (mid * (1 + _ULPS) + _TINY) * self.rad.expm1() * (1 + _ULPS)
+        return _known(mid, rad)
 
     def log(self) -> Ball:
         """Of what is certainly positive; where it may not be, the radius is infinite."""
@@ -190,7 +191,7 @@ class Ball:
         mid = torch.where(sure, self.mid, 1.0).log()
         count(mid.numel())
         rad = _ULPS * mid.abs() + _TINY - (1 + _ULPS) * torch.log1p(-torch.where(sure, part, 0.0))
-        return Ball(mid, torch.where(sure, _up(rad), torch.inf))
+        return _known(mid, torch.where(sure, rad, torch.inf))
 
     def sqrt(self) -> Ball:
         """Of numbers that are known not to be negative, though their midpoints may be."""
@@ -200,7 +201,7 @@ class Ball:
         if self.rad is not None:
             # |√x − √m| is |x − m| / (√x + √m), and no more than √|x − m|
             rad = rad + torch.minimum(_up(self.rad / (mid * (1 - 4 * U)).clamp(min=_TINY)), _up(self.rad.sqrt()))
-        return Ball(mid, _up(rad))
+        return _known(mid, rad)
 
     def logsumexp(self, dim: int) -> Ball:
         """Any shift gives the same number; the largest midpoint keeps it in range."""
@@ -213,6 +214,8 @@ def exact(numbers: Tensor) -> Ball:
     """Numbers as they are stored; float32 weights are float64 numbers too."""
     if not numbers.is_meta and not numbers.isfinite().all():
         raise CrossproofError("a number that is not finite has no bound: look for inf and nan in weights and witness")
+    if numbers.dtype is torch.int64 and not numbers.is_meta and bool((numbers.abs() > 2**53).any()):
+        raise CrossproofError("a whole number above 2⁵³ would be rounded before any radius can say so")
     return Ball(numbers.to(torch.float64))
 
 
@@ -231,6 +234,16 @@ def concatenate(balls: list[Ball], dim: int = 0) -> Ball:
 def gamma(operations: int) -> float:
     """The relative error of so many roundings in a row, rounded up."""
     return operations * U / (1 - operations * U) * (1 + 4 * U)
+
+
+def _known(mid: Tensor, rad: Tensor) -> Ball:
+    """What an operation found. Where it overflowed or is not defined nothing is known: 0, give or take infinity, and
+    never a nan, which would compare as false."""
+    rad = _up(rad)
+    if mid.is_meta or bool((mid.sum() + rad.sum()).isfinite()):
+        return Ball(mid, rad)
+    sure = mid.isfinite() & (rad < torch.inf)
+    return Ball(torch.where(sure, mid, 0.0), torch.where(sure, rad, torch.inf))
 
 
 def _up(rad: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from crossproof.errors import CrossproofError
 from crossproof.proof import baselines
-from crossproof.proof.certificate import write
+from crossproof.proof.certificate import of_windows, write
 from crossproof.proof.check import check
 from crossproof.proof.explanation import explain
 from crossproof.proof.names import Names
@@ -69,7 +69,7 @@ def _climbed(config: LadderConfig, of: Provable) -> SubjectRecord:
         clock = Clock()
     best = _best(proofs, config.most * rivals.cached)
     folder = config.out / "certificates" / Path(of.name).name
-    write(folder, of, best, truth, rivals)
+    write(folder, of_windows(of, best, truth, rivals))
     clock = Clock()
     accepted, said = check(folder)
     checked = Checked(rung=str(best.how), accepted=accepted, said=said, seconds=clock.seconds())
