@@ -23,10 +23,10 @@ def certify(config: CertifyConfig) -> Outcome:
 
 
 def _said(certificate: Certificate, out: Path) -> tuple[Any, ...]:
-    its, total = certificate.statement, certificate.total
+    its, total, true = certificate.statement, certificate.total, certificate.measured["loss"]
     said = [
         f"{its.subject}: mean loss at most {its.loss:.6g} on {its.windows:,} windows (truly "
-        f"{certificate.measured['loss']:.6g}), at least {its.right:,} of them predicted rightly",
+        f"{true:.6g}), at least {its.right:,} of them predicted rightly",
         f"{total:.3g} operations: {total / certificate.brute_force['cached']:.3f} of brute force from tables, "
         f"{total / certificate.brute_force['naive']:.4f} of naive brute force",
     ]
