@@ -40,6 +40,7 @@ def climb(tmp_path: Path, *subjects: Path, **changes: object) -> LadderStudy:
 
 def test_every_rung_is_above_the_truth_and_the_best_certificate_is_accepted(tmp_path: Path) -> None:
     found = climb(tmp_path, model_in(tmp_path / "sums"), model_in(tmp_path / "looks", mixing="attention", norm=True))
+    assert next(figure.id for figure in found.findings().figures) == "members"
     for its in found.subjects:
         assert {row.rung for row in its.proved} >= {"brute", "masses", "pairs"}
         assert all(row.loss is not None and row.loss >= its.truth - 1e-9 for row in its.proved)

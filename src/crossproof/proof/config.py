@@ -17,7 +17,7 @@ class CertifyConfig(Strict):
     """Prove a bound on a model's loss on given data, and write it down as a certificate."""
 
     subject: Annotated[str, tyro.conf.Positional]
-    """A model that reads windows: a zoo name (talesproof-c0.8, talesproof-mlp-c0.3, …) or the folder of one."""
+    """A model that reads windows: a zoo name (talesproof-c0.8, talesproof-mlp-c0.5, …) or the folder of one."""
     out: Path
     """The folder of the certificate."""
     rung: Rung = "pairs"

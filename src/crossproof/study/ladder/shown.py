@@ -59,10 +59,37 @@ def answer(found: LadderStudy) -> str:
 
 
 def figures(found: LadderStudy) -> Iterator[Figure]:
+    if len(found.subjects) > 1:
+        yield _members(found)
     for its in found.subjects:
         yield _ladder(its)
         if its.waterfall is not None:
             yield _waterfall(its.subject, its.waterfall)
+
+
+def _members(found: LadderStudy) -> Figure:
+    """Along a sweep of training weights, the loss that a model pays and the bound that it gets for it."""
+    names = tuple(its.subject for its in found.subjects)
+    return Figure(
+        id="members",
+        title="What each model loses, and what is certified of it",
+        kind="points",
+        x="model",
+        y="nats",
+        series=(
+            Series(name="true loss", x=names, y=tuple(its.truth for its in found.subjects)),
+            Series(
+                name="certified",
+                x=names,
+                y=tuple(its.certified.loss for its in found.subjects),
+                words=tuple(
+                    f"{its.certified.name}, {its.certified.total / its.cached:.2f} of brute force"
+                    for its in found.subjects
+                ),
+            ),
+        ),
+        log_y=True,
+    )
 
 
 def _ladder(its: SubjectRecord) -> Figure:
