@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from crossproof.errors import CrossproofError, MismatchError, UnsupportedModel
 from crossproof.proof.arithmetic.tally import tallied
 from crossproof.proof.explanation import conjunctions
-from crossproof.proof.network import Network
+from crossproof.proof.network import Network, one_over_root
 from crossproof.proof.prove import RUNGS, How, operations, prove
 from crossproof.proof.rungs import brute, masses, pairs
+from crossproof.proof.rungs.layers import Layers
 from crossproof.proof.statement import Bounds, proved
 from tests.proof.small import M, features_of, items_of, state_of, true_losses
 
@@ -80,6 +81,23 @@ def test_masses_hold_with_any_offsets_and_scales(
     holds(masses.verify(network, items, witness), *true_losses(state, norm, items))
 
 
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 10**6), unit=st.sampled_from([1e-6, 1e-2, 1.0, 1e3]))
+def test_what_an_mlp_leaves_over_is_felt_through_the_next_whatever_unit_its_neurons_have(
+    seed: int, unit: float
+) -> None:
+    state, items = state_of(seed, mlps=2), items_of(seed, 30)
+    # the first MLP says nothing to the logits itself: its corrections reach them through the second alone
+    away = torch.eye(6).double() - state["W_U"].double() @ torch.linalg.pinv(state["W_U"].double())
+    state["mlps.0.W_out"] = (state["mlps.0.W_out"].double() @ away).float()
+    network, witness = Network.of(state), {"scale_1": torch.full((M,), unit)}
+    plain = Layers.of(network, items, {}).between(0)
+    scaled = Layers.of(network, items, witness).between(0)
+    torch.testing.assert_close(scaled.mid, plain.mid, rtol=1e-9, atol=1e-12)
+    witness["read"] = torch.arange(M).expand(len(items.contexts), M)
+    holds(masses.verify(network, items, witness), *true_losses(state, False, items))
+
+
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 10**6), norm=st.booleans())
 def test_pairs_hold_with_any_ratios_whichever_is_chosen(seed: int, norm: bool) -> None:
@@ -121,6 +139,24 @@ def test_a_model_in_which_no_feature_meets_another_is_certified_at_its_own_loss(
     truth = prove(network, items, How("brute")).proved.loss
     for how in (How("masses"), How("pairs"), How("vectors")):
         assert prove(network, items, how).proved.loss == pytest.approx(truth, abs=1e-9), how
+
+
+def test_pairs_do_not_bend_their_tables_whatever_else_the_witness_has() -> None:
+    state, items = state_of(0), items_of(0)
+    network = Network.of(state)
+    proof = prove(network, items, How("pairs"))
+    bent = proof.witness | {
+        "scale_0": torch.full((M,), 1e-9),
+        "offset_0": torch.ones(features_of(network, items, {}), M),
+    }
+    assert torch.equal(pairs.verify(network, items, bent).loss.mid, proof.bounds.loss.mid)
+
+
+def test_the_root_of_the_width_has_a_radius_where_it_is_no_float() -> None:
+    for width in (1, 2, 3, 4, 6, 64, 96, 127):
+        its = one_over_root(width)
+        square = (its * its * float(width)) - 1.0
+        assert abs(float(square.mid)) <= float(square.radius)
 
 
 def test_one_different_window_is_enough_and_one_family_has_no_pairs() -> None:

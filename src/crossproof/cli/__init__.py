@@ -26,8 +26,8 @@ ABOUT = {name: command.about for name, command in CONFIGURED.items()} | {
 GROUPS = {
     "to begin with": ("zoo", "doctor", "train"),
     "how features interact": ("interactions", "attention", "span", "units"),
-    "what can be proved": ("certify", "check", "ladder"),
-    "the paper's claims": tuple(name for name in CONFIGURED if name not in ("train", "certify", "ladder")),
+    "what can be proved": ("certify", "check", "ladder", "recursion"),
+    "the paper's claims": tuple(name for name in CONFIGURED if name not in ("train", "certify", "ladder", "recursion")),
     "what the metrics are worth": ("ground-truth", "planted-units", "ranking", "unit-ranking"),
     "what was found": ("show", "report", "page"),
 }

@@ -96,6 +96,9 @@ CONFIGURED: dict[str, Configured] = {
     "information": _study(
         "information", "InformationConfig", "Count the bits of encoded texts against what they explain."
     ),
+    "recursion": _study(
+        "recursion", "RecursionConfig", "Carry out the paper's proof and show where it loses how much."
+    ),
     "ladder": _study("ladder", "LadderConfig", "Prove a model's loss by every rung, check the best certificate."),
 }
 

@@ -36,7 +36,12 @@ def save(coder: Crosscoder, folder: Path) -> None:
 
 def load(name: str | Path, device: str = "cpu") -> Crosscoder:
     given = Path(name)
-    folder = complete_folder(given / IN_RUN) or complete_folder(given) or _download(str(name))
+    folder = complete_folder(given / IN_RUN) or complete_folder(given)
+    if folder is None:
+        # a hub id is a name, or a user and a name
+        if given.is_absolute() or len(given.parts) > 2 or str(name).startswith((".", "~")):
+            raise BadFile(f"there is no folder {name}; name one that `crossproof train` has written, or a hub id")
+        folder = _download(str(name))
     if (folder / "run.json").exists():
         raise BadFile(f"{folder} is a run that has no crosscoder yet; repeat its command to finish it")
     record = read_json(folder / CONFIG)

@@ -9,6 +9,10 @@ counted.
     statement.py     what is proved of which model and which data
     explanation.py   the features of a model that reads windows: which there are, and which are active where
     rungs/           the ways to prove, each the very code that is counted
+    groups/          a bound for many inputs at once, for models of attention alone
+    units/           any unit of any model, from a ball of inputs to a ball of outputs
+    recursion/       the paper's own proof on ordinary models and crosscoders, and where it loses what
+    training/        models and explanations that are trained on what is proved of them
 
 Open `statement.py` first, then `rungs/brute.py`. The mathematics is in docs/proofs.md.
 """

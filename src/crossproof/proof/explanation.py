@@ -23,7 +23,7 @@ from torch import Tensor
 from crossproof.errors import CrossproofError, MismatchError, UnsupportedModel
 from crossproof.proof.arithmetic.ball import Ball, concatenate
 from crossproof.proof.arithmetic.tally import count, part
-from crossproof.proof.network import EPSILON, Network, centre, normalised, softmax
+from crossproof.proof.network import EPSILON, Network, centre, normalised, one_over_root, softmax
 from crossproof.proof.statement import Items, Witness
 
 Contexts = slice | Tensor
@@ -123,7 +123,7 @@ def _through_attention(network: Network, items: Items) -> Explanation:
     n = normalised(x) if network.norm else x
     carried = n @ (network["attn.W_V"] @ network["attn.W_O"])
     query = (context - 1) * vocabulary
-    scores = (n[query:] @ (network["attn.W_Q"] @ network["attn.W_K"].mT)) @ n.mT * width**-0.5
+    scores = (n[query:] @ (network["attn.W_Q"] @ network["attn.W_K"].mT)) @ n.mT * one_over_root(width)
     place = torch.arange(context, device=network.device) * vocabulary
     codes = torch.cat([items.contexts.long() + place, items.contexts[:, -1:].long() + context * vocabulary], 1)
     families = tuple(slice(f * vocabulary, (f + 1) * vocabulary) for f in range(context + 1))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from crossproof.errors import CrossproofError
-from crossproof.proof.arithmetic.ball import Ball, exact
+from crossproof.proof.arithmetic.ball import Ball, U, exact
 from crossproof.proof.arithmetic.tally import count
 
 EPSILON = 1e-5
@@ -73,6 +73,12 @@ class Network:
     def mlp(self, index: int) -> tuple[Ball, Ball, Ball, Ball]:
         """W_in, b_in, W_out, b_out."""
         return tuple(self[f"mlps.{index}.{name}"] for name in ("W_in", "b_in", "W_out", "b_out"))  # type: ignore[return-value]
+
+
+def one_over_root(width: int) -> Ball:
+    """1/√width, which float64 has exactly for powers of 4 alone."""
+    near = 1 / torch.tensor(width, dtype=torch.float64).sqrt()
+    return Ball(near, near * 8 * U)
 
 
 def normalised(x: Ball) -> Ball:

@@ -100,8 +100,8 @@ def _read(folder: Path) -> tuple[Run, Findings]:
 
 
 def _anew(run: Run) -> str:
-    """In the same folder it would be taken for finished."""
-    return f"run its command again, into a new folder: {run.command}"
+    """A study that finished writes its words again, from its results."""
+    return f"repeat its command, which writes it again: {run.command}"
 
 
 def _refuse_twice(path: Path, field: str, ids: Sequence[str]) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from crossproof import runs
-from crossproof.files import write_json
+from crossproof.errors import BadFile
+from crossproof.files import read_json, write_json
 from crossproof.findings import FINDINGS, Findings
 
 
@@ -46,4 +47,16 @@ def once(
         return working
 
     # a study may be one of many that a command does; it says how to do it alone
-    return runs.once(folder, kind, config, results, prepared, runs.command_of(kind, config))
+    found = runs.once(folder, kind, config, results, prepared, runs.command_of(kind, config))
+    said, place = found.findings().model_dump(mode="json"), folder / FINDINGS
+    if not _holds(place, said):
+        write_json(place, said)
+    return found
+
+
+def _holds(place: Path, said: dict[str, Any]) -> bool:
+    """Whether a finished run's words are still there; they follow from its results, and lost ones are written again."""
+    try:
+        return bool(read_json(place) == said)
+    except BadFile:
+        return False

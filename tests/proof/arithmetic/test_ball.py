@@ -219,3 +219,15 @@ def test_what_is_done_without_numbers_counts_the_same():
         result = work(Ball.unknown(3, 4), Ball.unknown(5, 4))
     assert counted.parts == real.parts
     assert result.mid.is_meta
+
+
+@pytest.mark.parametrize(("where", "true"), [(1.0, 16.0), (-1.0, 0.0)])
+def test_both_factors_may_be_wrong_at_once(where, true):
+    x = (2.0, 2.0, where)
+    assert encloses(ball([x]) * ball([x]), 0, arb(true))
+    assert encloses(ball([x])[None] @ ball([x])[:, None], 0, arb(true))
+
+
+def test_an_exponential_that_underflows_may_be_large_at_the_end_of_its_radius():
+    number = (-800.0, 700.0, 1.0)
+    assert encloses(ball([number]).exp(), 0, truth(number).exp())

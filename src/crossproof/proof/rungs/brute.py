@@ -5,7 +5,7 @@ from __future__ import annotations
 from crossproof.proof.arithmetic.ball import Ball, concatenate
 from crossproof.proof.arithmetic.tally import part
 from crossproof.proof.explanation import explain, heard
-from crossproof.proof.network import Network, normalised, softmax
+from crossproof.proof.network import Network, normalised, one_over_root, softmax
 from crossproof.proof.rungs.loss import of_target
 from crossproof.proof.rungs.windows import Windows, bound_margins, combined
 from crossproof.proof.statement import Bounds, Items, Witness
@@ -59,7 +59,7 @@ def _forward(network: Network, x: list[Ball]) -> Ball:
     stream = x[-1]
     if network.has_attention:
         n = [normalised(each) for each in x] if network.norm else x
-        query = n[-1] @ network["attn.W_Q"] @ network["attn.W_K"].mT * network.width**-0.5
+        query = n[-1] @ network["attn.W_Q"] @ network["attn.W_K"].mT * one_over_root(network.width)
         looks = softmax(concatenate([(query * each).sum(1)[:, None] for each in n], 1))
         mean = n[0] * looks[:, :1]
         for position in range(1, len(n)):

