@@ -11,9 +11,9 @@ are shut anyway, or which nobody hears, from others. This penalty is the thing i
 
 with x the MLP's true input, in raw units: the part of the variance of what the MLP writes that its q largest
 contributions leave unexplained. 0 if they say it all, 1 if they say no more than the mean. Of several MLPs the root
-mean square counts: with the mean, those that are easily said in one contribution each take the pressure. It holds what interaction
-makes the account miss and what the dictionary does not reconstruct; with all contributions kept (q = `ALL`) the second
-alone, which is the control: it asks for the same output and nothing of interactions.
+mean square counts: with the mean, those that are easily said in one contribution each take the pressure. It holds
+what interaction makes the account miss and what the dictionary does not reconstruct; with all contributions kept
+(q = `ALL`) the second alone, which is the control: it asks for the same output and nothing of interactions.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ ALL = 2**31 - 1
 class OutputPenalty(nn.Module):
     """The part of MLPs' outputs that only the q largest contributions to each neuron do not explain: one number.
 
-    Calling it gives the root mean square over MLPs: the one that misses most is pushed most. It has no state. Of a gated MLP the q largest are kept in the gate
-    and, apart, in the value.
+    Calling it gives the root mean square over MLPs: the one that misses most is pushed most. It has no state. Of a
+    gated MLP the q largest are kept in the gate and, apart, in the value.
     """
 
     def __init__(self, units: Sequence[MLP | GatedMLP], q: int = 1) -> None:
