@@ -106,7 +106,7 @@ DEMO = Sizes(
     modadd={"seeds": 1, "steps": 500, "weights": (10.0,), "pairs": 1000},
     suppression={"pairs": (1, 10), "prompts": 60, "choosing": 60, "controls": 1, "steps": 50, "planted_texts": 100},
     leads={"texts": 60, "pairs": 8, "tries": 64},
-    ladder={"characters": 200_000, "read": (), "offsets": 0, "additive_steps": 100},
+    ladder={"characters": 200_000, "read": (8,), "offsets": 0, "additive_steps": 100},
 )
 FULL = Sizes(
     models=(),
