@@ -46,7 +46,10 @@ def answer(found: LadderStudy) -> str:
     for its in found.subjects:
         row = its.certified
         loss = "no number" if row.loss is None else f"{row.loss:.3f} nats"
-        below = "" if row.loss is None else f", {its.lines.unigram - row.loss:+.2f} below the unigram entropy"
+        below = ""
+        if row.loss is not None:
+            away = its.lines.unigram - row.loss
+            below = f", {abs(away):.2f} {'below' if away >= 0 else 'above'} the unigram entropy"
         verdict = "accepted" if its.checked.accepted else "REFUSED"
         said.append(
             f"{its.subject} (true loss {its.truth:.3f}): {loss} proved by {row.name}{below}, at "
@@ -152,18 +155,19 @@ def _by_rung(rows: list[Proved]) -> dict[str, list[Proved]]:
 
 
 def _waterfall(subject: str, its: WaterfallRecord) -> Figure:
-    steps = [("truth", its.truth), ("features alone", its.centre - its.truth)]
+    steps = [("features alone", its.centre - its.truth)]
     paid = sorted(its.families, key=lambda family: -family[2])
     steps += [(f"{a} with {b}", cost) for a, b, cost in paid[:8]]
     steps.append(("other pairs", sum(cost for _, _, cost in paid[8:])))
     return Figure(
         id=f"waterfall-{subject}",
-        title=f"From the true loss of {subject} to the bound ({its.bound:.3f}), term by term",
+        title=f"From the true loss of {subject}, {its.truth:.3f}, to the bound, {its.bound:.3f}, term by term",
         kind="bars",
         x="term",
         y="nats",
         series=(Series(name="adds", x=tuple(name for name, _ in steps), y=tuple(cost for _, cost in steps)),),
-        note=f"By the rung {its.rung}. The bars add up to the bound.",
+        note=f"By the rung {its.rung}. The bars add up to the bound less the true loss; the first is what the loss would "
+        "rise or fall by if no feature met another at any neuron.",
     )
 
 
