@@ -166,8 +166,8 @@ def _waterfall(subject: str, its: WaterfallRecord) -> Figure:
         x="term",
         y="nats",
         series=(Series(name="adds", x=tuple(name for name, _ in steps), y=tuple(cost for _, cost in steps)),),
-        note=f"By the rung {its.rung}. The bars add up to the bound less the true loss; the first is what the loss would "
-        "rise or fall by if no feature met another at any neuron.",
+        note=f"By the rung {its.rung}. The bars add up to the bound less the true loss; the first is what the loss "
+        "would rise or fall by if no feature met another at any neuron.",
     )
 
 
