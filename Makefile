@@ -12,7 +12,7 @@ help:
 	@echo "make test-slow  the tests that take long"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      the benchmarks, as JSON in benchmarks/results/"
-	@echo "make zoo        train the shipped models again (under an hour)"
+	@echo "make zoo        train the shipped models again (about two hours)"
 
 # Torch goes first: with it in place, nothing that is installed later asks for another build of it.
 $(READY): pyproject.toml constraints.txt
