@@ -7,7 +7,7 @@
     found = xp.interactions(subject, coder, subject.texts(100))
 
 The rooms, in the order data flows through them: `subject` (the model under study), `crosscoder` (the dictionary),
-`interaction` (what its features do to each other), `binding` (which joins the three). Names are imported when first
+`interaction` (what its features do to each other), `binding` (which joins the three), `proof` (what is certain). Names are imported when first
 used, so that `import crossproof` is quick and loads no torch.
 """
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from crossproof.crosscoder.evaluate import evaluate as evaluate
     from crossproof.crosscoder.model import Crosscoder as Crosscoder
     from crossproof.interaction.result import Interactions as Interactions
+    from crossproof.proof.certify import certify as certify
+    from crossproof.proof.check import check as check
     from crossproof.subject.subject import Subject as Subject
 
 __version__ = "0.1.0"
@@ -33,6 +35,8 @@ _WHERE = {
     "Interactions": "crossproof.interaction.result",
     "Subject": "crossproof.subject.subject",
     "attention_view": "crossproof.binding.attention_view",
+    "certify": "crossproof.proof.certify",
+    "check": "crossproof.proof.check",
     "evaluate": "crossproof.crosscoder.evaluate",
     "interactions": "crossproof.binding.interactions",
     "span_interactions": "crossproof.binding.spans",
@@ -45,6 +49,8 @@ __all__ = [
     "Subject",
     "__version__",
     "attention_view",
+    "certify",
+    "check",
     "evaluate",
     "interactions",
     "span_interactions",
