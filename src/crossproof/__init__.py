@@ -7,8 +7,8 @@
     found = xp.interactions(subject, coder, subject.texts(100))
 
 The rooms, in the order data flows through them: `subject` (the model under study), `crosscoder` (the dictionary),
-`interaction` (what its features do to each other), `binding` (which joins the three), `proof` (what is certain). Names are imported when first
-used, so that `import crossproof` is quick and loads no torch.
+`interaction` (what its features do to each other), `binding` (which joins the three), `proof` (what is certain of the
+model). Names are imported when first used, so that `import crossproof` is quick and loads no torch.
 """
 
 from __future__ import annotations
