@@ -14,7 +14,7 @@ WORTH = 1.0
 def claims(found: LadderStudy) -> Iterator[Claim]:
     for its in found.subjects:
         loss, line = its.certified.loss, its.lines.uniform
-        proved = its.checked.accepted and loss is not None
+        proved = its.checked.accepted and loss is not None and loss < line
         yield Claim(
             id=f"ladder.bound.{its.subject}",
             claim=f"A bound on the loss of {its.subject} that is not vacuous can be proved from features.",
@@ -23,7 +23,7 @@ def claims(found: LadderStudy) -> Iterator[Claim]:
             ours=loss,
             low=loss,
             high=loss,
-            verdict="holds" if proved and loss is not None and loss < line else "does not hold",
+            verdict="holds" if proved else "does not hold",
             why=f"Holds if the independent checker accepts the certificate and the bound is below {line:.3f}, the loss "
             "of a model that says all tokens are as likely. It is a proof and no estimate, so the interval is a point.",
         )
@@ -37,7 +37,7 @@ def claims(found: LadderStudy) -> Iterator[Claim]:
             low=share,
             high=share,
             verdict="holds" if proved and share < 1 else "does not hold",
-            why="Holds if the certificate is accepted and takes fewer operations than the cleverest brute force.",
+            why="Holds if that bound does, and takes fewer operations than the cleverest brute force.",
         )
 
 
