@@ -24,7 +24,7 @@ def test_every_study_has_a_folder_of_its_own_and_claims_of_all_are_made(size: st
     studies = {step.folder.name for step in row if step.is_study}
     assert studies == {
         "tradeoff", "fidelity", "modadd", "explain", "clusters", "anomaly", "diffing", "suppression", "leads",
-        "information", "on-text",
+        "information", "on-text", "ladder",
     }  # fmt: skip
     assert not any(tmp_path.iterdir())  # nothing is done yet
 
@@ -68,7 +68,7 @@ def test_each_study_gets_crosscoders_that_a_step_before_it_trains(
 
     monkeypatch.setattr(plan.tradeoff, "run", sweep)
     monkeypatch.setattr(plan, "train", train)
-    for name in ("fidelity", "modadd", "explain", "clusters", "anomaly", "diffing", "suppression", "leads"):
+    for name in ("fidelity", "modadd", "explain", "clusters", "anomaly", "diffing", "suppression", "leads", "ladder"):
         monkeypatch.setattr(getattr(plan, name), "run", study(name))
     monkeypatch.setattr(plan.information, "run", study("information"))
     monkeypatch.setattr(plan.on_text, "run", study("on-text"))
