@@ -79,10 +79,7 @@ def begin(folder: Path, kind: str, config: BaseModel, command: str | None = None
         kind=kind,
         command=command or shlex.join(["crossproof", *sys.argv[1:]]),
         config=settings,
-        versions=_versions(),
-        git_commit=_git_commit(),
-        hardware=_hardware(),
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        **provenance(),
     )
     write_json(folder / RUN, run.model_dump())
     return run
@@ -163,12 +160,12 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def provenance() -> dict[str, Any]:
-    """Who made something: versions, commit, machine, time."""
+    """Who made something, on what, and when it was begun."""
     return {
         "versions": _versions(),
         "git_commit": _git_commit(),
         "hardware": _hardware(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

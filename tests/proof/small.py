@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from crossproof.proof.explanation import explain, heard
-from crossproof.proof.network import EPSILON, Network
+from crossproof.proof.network import Network
 from crossproof.proof.statement import Items, Witness
+from crossproof.subject.zoo.window_recipes import EPS
 
 V, C, D, M = 5, 4, 6, 7
 
@@ -56,7 +57,7 @@ def true_losses(state: dict[str, Tensor], norm: bool, items: Items) -> tuple[Ten
     weights = {name: value.double() for name, value in state.items()}
 
     def normalised(x: Tensor) -> Tensor:
-        return (x - x.mean()) / (x.var(correction=0) + EPSILON).sqrt() if norm else x
+        return (x - x.mean()) / (x.var(correction=0) + EPS).sqrt() if norm else x
 
     losses, right = [], []
     for item in range(len(items.target)):

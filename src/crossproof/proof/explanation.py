@@ -23,8 +23,9 @@ from torch import Tensor
 from crossproof.errors import CrossproofError, MismatchError, UnsupportedModel
 from crossproof.proof.arithmetic.ball import Ball, concatenate
 from crossproof.proof.arithmetic.tally import count, part
-from crossproof.proof.network import EPSILON, Network, centre, normalised, one_over_root, softmax
+from crossproof.proof.network import Network, centre, normalised, one_over_root, softmax
 from crossproof.proof.statement import Items, Witness
+from crossproof.subject.zoo.window_recipes import EPS
 
 Contexts = slice | Tensor
 """Some of the windows: a run of them, or by their numbers."""
@@ -212,5 +213,5 @@ def _over_scale(codes: Integer[Tensor, "context family"], gram: Ball, contexts: 
     """Strengths over ρ, ρ² = Σ_ij α_i α_j gram_ij + ε by look-ups, and one for the bias."""
     its, alpha = codes[contexts], strengths[:, :-1]
     pairs = gram[its[:, :, None], its[:, None, :]]
-    square = ((pairs * alpha[:, :, None]).sum(1) * alpha).sum(1) + EPSILON
+    square = ((pairs * alpha[:, :, None]).sum(1) * alpha).sum(1) + EPS
     return concatenate([alpha / square.sqrt()[:, None], strengths[:, -1:]], 1)

@@ -18,9 +18,7 @@ from torch import Tensor
 from crossproof.errors import CrossproofError
 from crossproof.proof.arithmetic.ball import Ball, U, exact
 from crossproof.proof.arithmetic.tally import count
-
-EPSILON = 1e-5
-"""Of the norms."""
+from crossproof.subject.zoo.window_recipes import EPS
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def normalised(x: Ball) -> Ball:
     """Each row centred and divided by the root of its mean square."""
     row = x.shape[-1]
     centred = centre(x)
-    return centred / ((centred * centred).sum(-1) / float(row) + EPSILON).sqrt()[..., None]
+    return centred / ((centred * centred).sum(-1) / float(row) + EPS).sqrt()[..., None]
 
 
 def centre(x: Ball) -> Ball:

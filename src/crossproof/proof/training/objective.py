@@ -23,7 +23,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from crossproof.errors import UnsupportedModel
-from crossproof.subject.zoo.window_model import EPS, WindowMLP, WindowModel
+from crossproof.subject.zoo.window_model import WindowMLP, WindowModel
+from crossproof.subject.zoo.window_recipes import EPS
 
 
 class Bounds(NamedTuple):

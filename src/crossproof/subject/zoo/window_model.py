@@ -27,17 +27,14 @@ from transformer_lens.hook_points import HookPoint
 
 from crossproof.errors import BadFile, CrossproofError
 from crossproof.files import read_json, read_safetensors, write_json, write_safetensors
-from crossproof.subject.zoo.window_recipes import CONFIG, WindowConfig
+from crossproof.subject.zoo.window_recipes import CONFIG, EPS, WindowConfig
 from crossproof.subject.zoo.windows import Characters, first_windows
 
 if TYPE_CHECKING:
     from crossproof.subject.tokens import Tokens
     from crossproof.units import Unit
 
-__all__ = ["EPS", "WindowConfig", "WindowModel", "load", "normalized", "save"]
-
-EPS = 1e-5
-"""What the norm adds to the variance."""
+__all__ = ["WindowConfig", "WindowModel", "load", "normalized", "save"]
 
 
 @dataclass(frozen=True)

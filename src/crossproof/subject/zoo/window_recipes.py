@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from crossproof.files import read_json
 
+EPS = 1e-5
+"""What the norms of models of windows add to the variance."""
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")

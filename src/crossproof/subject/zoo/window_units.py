@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from crossproof.subject.zoo.window_recipes import EPS
 from crossproof.units import LOGITS, MLP, Attention, Norm, Unembedding, Unit
 
 if TYPE_CHECKING:
@@ -70,7 +71,6 @@ def _mlp(model: WindowModel, layer: int) -> Iterator[Unit]:
 
 
 def _norm(model: WindowModel, layer: int, input_site: str, output_site: str) -> Norm:
-    from crossproof.subject.zoo.window_model import EPS
 
     width = model.config.width
     gain, bias = model.W_U.new_ones(width), model.W_U.new_zeros(width)
