@@ -21,6 +21,7 @@ from crossproof.files import write_safetensors
 from crossproof.proof.arithmetic.ball import Ball, exact
 from crossproof.proof.arithmetic.tally import tallied
 from crossproof.proof.certificate import CERTIFICATE, DATA, WEIGHTS, WITNESS, of_windows, rounded_up, write
+from crossproof.proof.dictionary import Dictionary
 from crossproof.proof.groups import brute
 from crossproof.proof.groups.verify import verify
 from crossproof.proof.network import Network
@@ -57,11 +58,19 @@ class Case:
     context: int = 4
     bent: bool = False
     """Whether masses have offsets and scales."""
+    directions: str = ""
+    """In which features are taken apart: "pursued", by the prover, or "random" with random strengths."""
 
     @property
     def name(self) -> str:
         how = f"{self.rung}-{self.mlps}mlp-joined{self.joined}-read{self.read}"
-        return how + "-attention" * self.attention + "-norm" * self.norm + "-bent" * self.bent
+        how += "-attention" * self.attention + "-norm" * self.norm + "-bent" * self.bent
+        return how + f"-{self.directions}" * bool(self.directions)
+
+    @property
+    def features(self) -> int:
+        """How many there are where they are single tokens."""
+        return 5 * (self.context + self.attention) + self.norm
 
 
 CASES = (
@@ -90,6 +99,26 @@ CASES = (
     Case("vectors", joined=2),
     Case("vectors", mlps=2, joined=2),
     Case("vectors", mlps=3),
+    Case("uniform"),
+    Case("uniform", joined=2),
+    Case("uniform", attention=True),
+    Case("uniform", joined=3, norm=True),
+    Case("uniform", attention=True, norm=True),
+    Case("uniform", mlps=2),
+    Case("uniform", attention=True, mlps=3),
+    *(
+        Case(rung, attention=attention, norm=norm, joined=1 if attention else 2, directions="pursued")
+        for rung in ("masses", "uniform")
+        for attention in (False, True)
+        for norm in (False, True)
+    ),
+    Case("masses", read=2, directions="random"),
+    Case("masses", read=2, attention=True, norm=True, bent=True, directions="random"),
+    Case("masses", read=3, mlps=2, bent=True, directions="random"),
+    Case("uniform", norm=True, directions="random"),
+    Case("uniform", attention=True, norm=True, directions="random"),
+    Case("uniform", attention=True, mlps=2, directions="random"),
+    Case("uniform", mlps=2, joined=2, directions="pursued"),
 )
 
 
@@ -125,12 +154,29 @@ RIVALS: dict[tuple[object, ...], Rivals] = {}
 def bent(case: Case, seed: int = 0) -> dict[str, Tensor]:
     """Offsets and scales for features that are single tokens, as no sensible person would choose them."""
     generator = torch.Generator().manual_seed(seed)
-    features = 5 * (case.context + case.attention) + case.norm
     found: dict[str, Tensor] = {}
     for mlp in range(case.mlps):
-        found[f"offset_{mlp}"] = torch.randn(features, 7 + mlp, generator=generator)
+        found[f"offset_{mlp}"] = torch.randn(case.features, 7 + mlp, generator=generator)
         found[f"scale_{mlp}"] = torch.randn(7 + mlp, generator=generator).mul(2).exp()
     return found
+
+
+def random_directions(
+    case: Case, seed: int = 0, number: int = 4, slots: int = 3, spread: float = 0
+) -> dict[str, Tensor]:
+    """Directions that help nothing, for features that are single tokens. Some are zero, equal or opposite, and the same
+    may be there in several slots; `spread` is how many powers of ten they and their strengths are from one."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape: int) -> Tensor:
+        size = 10 ** (spread * (2 * torch.rand(shape[0], 1, generator=generator) - 1))
+        return torch.randn(*shape, generator=generator) * size * (torch.rand(*shape, generator=generator) < 0.8)
+
+    directions, strength = random(number, 6), random(case.features, slots)
+    directions[-1] = -directions[0] * (seed % 2)
+    strength[:3] = strength[:3].round()
+    active = torch.randint(number, strength.shape, generator=generator)
+    return {"directions": directions, "active": active, "strength": strength}
 
 
 def certify(folder: Path, case: Case, state: dict[str, Tensor], tokens: Tensor) -> Proof:
@@ -139,9 +185,13 @@ def certify(folder: Path, case: Case, state: dict[str, Tensor], tokens: Tensor) 
     write_safetensors(file, state)
     network = Network.of(state, case.norm)
     items = Items.of(cut_windows(tokens, network.context))
-    proof = prove(network, items, How(case.rung, case.joined, case.read))
-    if case.bent:
-        witness = proof.witness | bent(case)
+    dictionary = None
+    if case.directions == "pursued":
+        dictionary = Dictionary("random", torch.randn(8, 6, generator=torch.Generator().manual_seed(0)), slots=3)
+    proof = prove(network, items, How(case.rung, case.joined, case.read, dictionary=dictionary))
+    if case.bent or case.directions == "random":
+        witness = proof.witness | (bent(case) if case.bent else {})
+        witness |= random_directions(case) if case.directions == "random" else {}
         with tallied() as tally:
             bounds = RUNGS[case.rung].verify(network, items, witness)
             result = proved(bounds, items)

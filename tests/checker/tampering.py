@@ -111,7 +111,7 @@ def sizes_of_claims(folder: Path) -> Iterator[Change]:
         yield claim(f"{name} + {by}", name, lambda its, name=name, new=new: its["statement"].update({name: new}))
     for other in {"stream", SEQUENCES, "Stream", ""} - {whole["statement"]["data"]}:
         yield claim(f"data is {other}", "data", lambda its, o=other: its["statement"].update(data=o))
-    for other in {"brute", "masses", "pairs", "vectors", "groups", "Brute", "__doc__"} - {whole["rung"]}:
+    for other in {"brute", "masses", "pairs", "vectors", "uniform", "groups", "Brute", "__doc__"} - {whole["rung"]}:
         yield claim(f"rung is {other}", "", lambda its, other=other: its.update(rung=other))
     for name, digest in whole["hashes"].items():
         for index in (0, 31, 63):

@@ -24,6 +24,8 @@ VICTIMS = (
     Case("pairs", attention=True, norm=True),
     Case("vectors", mlps=2, joined=2),
     Case("brute", joined=2, norm=True),
+    Case("masses", read=2, attention=True, norm=True, bent=True, directions="random"),
+    Case("uniform", joined=2, directions="pursued"),
 )
 
 
@@ -87,7 +89,7 @@ def witness_changes(folder: Path) -> Iterator[Change]:
     for name, wrong in (("ratios", 0.0), ("ratios", -1.0), ("scale_0", 0.0), ("scale_0", -2.0)):
         if name in its:
             yield tensor(f"{name} has {wrong}", WITNESS, name, name, lambda x, wrong=wrong: with_entry(x, wrong))
-    for name in ("ratios", "scale_0", "offset_0"):
+    for name in ("ratios", "scale_0", "offset_0", "directions", "strength"):
         if name in its:
             for wrong in (np.nan, np.inf):
                 yield tensor(f"{name} has {wrong}", WITNESS, name, name, lambda x, wrong=wrong: with_entry(x, wrong))
@@ -96,17 +98,19 @@ def witness_changes(folder: Path) -> Iterator[Change]:
     yield tensor("a token of no vocabulary", DATA, "stream", "stream", lambda x: with_entry(x, 5))
 
 
-def test_offsets_and_scales_are_for_masses_alone(made: Made, tmp_path: Path) -> None:
+def test_offsets_scales_and_directions_are_for_the_rungs_that_know_them(made: Made, tmp_path: Path) -> None:
     """They change what the tables mean: with a small scale the numbers of pairs would seem to bound anything."""
     its = load_file(made(Case("masses", read=2, bent=True))[0] / WITNESS)
-    for case in (Case("pairs"), Case("vectors"), Case("brute")):
-        for name in ("scale_0", "offset_0"):
+    its |= load_file(made(Case("masses", read=2, directions="random"))[0] / WITNESS)
+    bends, directions = ["scale_0", "offset_0"], ["directions", "active", "strength"]
+    for rung in ("pairs", "vectors", "brute", "uniform"):
+        for name in bends + directions * (rung != "uniform"):
 
             def change(folder: Path, name: str = name) -> None:
                 save_file(load_file(folder / WITNESS) | {name: its[name]}, folder / WITNESS)
                 rehash(folder)
 
-            assert check_refused(made(case)[0], iter([Change(name, name, change)]), tmp_path / "it") == 1
+            assert check_refused(made(Case(rung))[0], iter([Change(name, name, change)]), tmp_path / "it") == 1
 
 
 def test_numbers_changed_with_fitting_hashes_are_accepted_only_if_the_statement_still_follows(

@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from crossproof.proof.arithmetic.ball import exact
+from crossproof.proof.explanation import conjunctions
 from crossproof.proof.network import Network
 from crossproof.proof.prove import How, prove
+from crossproof.proof.rungs import masses, uniform
 from crossproof.proof.rungs.pairs import conflict, sides
 from tests.proof.small import M, items_of, state_of, true_losses
+from tests.proof.test_dictionary import any_dictionary, nothing_read
 from tests.proof.test_rungs import KINDS, holds, rungs_of
 
 SEED = 20260000
@@ -31,7 +34,12 @@ def test_no_bound_on_a_thousand_random_models_is_below_the_loss_of_any_item() ->
             steps = 5 if how.rung == "masses" and number % 4 == 0 else 0
             holds(prove(network, items, How(how.rung, joined, min(how.read, M), steps)).bounds, *truth)
             proofs += 1
-    assert proofs > 4 * MODELS
+        witness = conjunctions(network, items, joined)
+        witness |= any_dictionary(network, items, witness, SEED + number, 10.0 ** (number % 7 - 3))
+        holds(uniform.verify(network, items, witness), *truth)
+        holds(masses.verify(network, items, witness | nothing_read(items)), *truth)
+        proofs += 2
+    assert proofs > 6 * MODELS
 
 
 @pytest.mark.slow

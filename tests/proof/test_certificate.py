@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from crossproof.errors import BadFile, CrossproofError, UnsupportedModel
+from crossproof.errors import BadFile, CrossproofError, MismatchError, UnsupportedModel
 from crossproof.files import write_safetensors
 from crossproof.proof.certificate import CERTIFICATE, rounded_up
 from crossproof.proof.certify import certify
@@ -17,6 +17,7 @@ from crossproof.proof.prove import How, Truth, check_every_item, prove
 from crossproof.subject.zoo.window_model import WEIGHTS, WindowModel, save
 from crossproof.subject.zoo.window_recipes import WindowConfig
 from crossproof.subject.zoo.windows import Characters
+from tests.proof.test_dictionary import coder_of
 
 TEXT = "abba cab. a cab bac, abc. baba bac cab a bab. "
 
@@ -111,9 +112,29 @@ def test_models_that_read_no_windows_are_refused_by_name(text: Path) -> None:
         certify(CertifyConfig(subject="maxof4", data=text, out=text.parent / "out"))
 
 
+def test_a_dictionary_that_leaves_something_over_needs_error_atoms(subject: Path, text: Path, tmp_path: Path) -> None:
+    coder = coder_of(tmp_path / "coder", ("blocks.0.hook_mlp_in",), 8)
+    plain = {"subject": str(subject), "data": text, "rung": "masses", "read": 2, "out": tmp_path / "out"}
+    with pytest.raises(MismatchError, match=r"coder does not reproduce .* left over, most of '.' at .*--error-atoms"):
+        certify(CertifyConfig.model_validate(plain | {"coder": coder}))
+    assert not (tmp_path / "out").exists()
+    made = certify(CertifyConfig.model_validate(plain | {"coder": coder, "error_atoms": True}))
+    assert made.measured["unexplained"] > 1e-3
+    accepted, said = check(tmp_path / "out")
+    assert accepted, said
+    assert "unexplained" not in certify(CertifyConfig.model_validate(plain | {"out": tmp_path / "none"})).measured
+    with pytest.raises(CrossproofError, match="--coder: the rung groups"):
+        certify(CertifyConfig(subject="maxof4", rung="groups", coder=coder, out=tmp_path / "groups"))
+
+
 def test_a_bound_below_the_truth_is_a_bug_and_never_written(subject: Path, text: Path) -> None:
     of = Provable.open(str(subject), text)
     proof, truth = prove(of.network, of.items, How("pairs")), Truth.of(of.network, of.items)
     proof.bounds.loss.mid[3] = truth.bounds.loss.mid[3] - 1e-3
     with pytest.raises(CrossproofError, match="item 3"):
         check_every_item(proof, truth)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match="nothere is no folder"):
+        check(tmp_path / "nothere")

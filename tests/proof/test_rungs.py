@@ -30,6 +30,7 @@ kinds = st.sampled_from(KINDS)
 
 def rungs_of(norm: bool, attention: bool, mlps: int) -> list[How]:
     found = [How("brute"), How("masses", read=0), How("masses", read=3), How("masses", read=M)]
+    found += [How("uniform")]
     found += [How("pairs")] if mlps == 1 else []
     return found + ([How("vectors")] if not (norm or attention) else [])
 

@@ -690,6 +690,28 @@ def naive(model: Model, data: Data, witness: Witness) -> Margins:
 
 
 Sides = tuple[Real, Real]
+DIRECTED = ("directions", "active", "strength")
+"""Tensors of the witness that are there together or not at all."""
+FEATURES = 256
+"""Features that are taken apart at a time."""
+
+
+def taken_apart(table: Real, W_in: Real, witness: Witness) -> Sides:
+    """The positive and the negative parts of what features say to the first MLP, where a feature is the sum of some
+    directions of the stream and of a rest, and each of these is its own part. The rest is whatever makes the sum what
+    the feature says, so that the parts' difference is that whatever the directions are."""
+    directions = Real(witness.numbers("directions", (None, W_in.shape[0])))
+    need(len(directions) > 0, f"{WITNESS}: directions: there is none")
+    active = witness.indices("active", (len(table), None), len(directions))
+    strength = Real(witness.numbers("strength", active.shape))
+    heard, positive, negative = directions @ W_in, list[Real](), list[Real]()
+    for start in range(0, len(table), FEATURES):
+        its = slice(start, start + FEATURES)
+        parts = heard[active[its]] * strength[its, :, None]
+        rest = table[its] - parts.sum(1)
+        positive.append(parts.relu().sum(1) + rest.relu())
+        negative.append((-parts).relu().sum(1) + (-rest).relu())
+    return stacked(*positive), stacked(*negative)
 
 
 class Layers:
@@ -698,9 +720,10 @@ class Layers:
     leaves relu = sum (positive part - t) - d, d = min(sum (positive part - t), sum (negative part - t)), and neurons a
     scale s: all is in d / s. What a feature makes of a neuron by itself, its answer, is said to all that comes after.
     Of d the norm is known; `apart` is what a unit of it does to logit_v - logit_y, itself and through later MLPs, whose
-    neurons move no further than what they hear."""
+    neurons move no further than what they hear. Whether the witness may bend them, with offsets and scales, and whether
+    it may take apart what the first MLP hears, is up to the rung."""
 
-    def __init__(self, model: Model, data: Data, witness: Witness, bent: bool) -> None:
+    def __init__(self, model: Model, data: Data, witness: Witness, bent: bool, directed: bool) -> None:
         self.said = said = Features.of(model, data, witness)
         self.sides, self.to_logits, self.onward = list[Sides](), list[Real](), list[list[Real]]()
         self.scales, self.one_sided = list[Real | None](), list[bool]()
@@ -708,7 +731,10 @@ class Layers:
             tables, answers = list(said.tables), list[Real]()
             for mlp, (_, _, W_out, _) in enumerate(model.mlps):
                 table, scale = tables[mlp], None
-                positive, negative = table.relu(), (-table).relu()
+                if directed and mlp == 0 and any(name in witness.tensors for name in DIRECTED):
+                    positive, negative = taken_apart(table, model.mlps[0][0], witness)
+                else:
+                    positive, negative = table.relu(), (-table).relu()
                 self.one_sided.append(not (bent and f"offset_{mlp}" in witness.tensors))
                 if not self.one_sided[mlp]:
                     offset = Real(witness.numbers(f"offset_{mlp}", table.shape))
@@ -763,7 +789,7 @@ def differences(to_logits: Real) -> Real:
 def masses(model: Model, data: Data, witness: Witness) -> Margins:
     """What is left in the last MLP of the neurons that `read` names, each once, is read out."""
     need(len(model.mlps) > 0, "rung: it is for models with MLPs")
-    layers = Layers(model, data, witness, bent=True)
+    layers = Layers(model, data, witness, bent=True, directed=True)
     apart, last = [layers.apart(mlp) for mlp in range(len(model.mlps))], len(model.mlps) - 1
     read = witness.indices("read", (len(data.contexts), None), layers.to_logits[last].shape[0])
     with part("windows"):
@@ -783,11 +809,36 @@ def masses(model: Model, data: Data, witness: Witness) -> Margins:
                 done[rows, named] = True
                 left[last] = left[last].but(done, 0.0)
             sizes = [(d * d).sum(1).sqrt().upper() for d in left]
-        with part("items"):
-            found = less_target(logits, its)
-            for size, each in zip(sizes, apart, strict=True):
-                found = found + size[its.context][:, None] * each[its.target]
-            return found
+        return lifted(logits, sizes, apart, its)
+
+    return margins
+
+
+def lifted(logits: Real, sizes: list[Real], apart: list[Real], its: Some) -> Real:
+    """No less than the margins if in each window no more is left of the d of each MLP than its size."""
+    with part("items"):
+        found = less_target(logits, its)
+        for size, each in zip(sizes, apart, strict=True):
+            found = found + size[its.context][:, None] * each[its.target]
+        return found
+
+
+def uniform(model: Model, data: Data, witness: Witness) -> Margins:
+    """A number for each feature and side: d = min(P, N) is between 0 and either, and the norm of either is at most the
+    sum of strength x norm over features, as no strength is negative: they are shares of attention, over a scale."""
+    need(len(model.mlps) > 0, "rung: it is for models with MLPs")
+    layers = Layers(model, data, witness, bent=False, directed=True)
+    apart = [layers.apart(mlp) for mlp in range(len(model.mlps))]
+    with part("features"):
+        loud = [[(side * side).sum(1).sqrt()[:, None] for side in both] for both in layers.sides]
+
+    def margins(its: Some) -> Real:
+        with part("windows"):
+            codes, (in_stream, at_neurons) = layers.said.codes[its.contexts], layers.said.strengths(its.contexts)
+            logits = layers.additive(codes, in_stream, at_neurons)
+            totals = [[each.combined(codes, at_neurons)[:, 0] for each in both] for both in loud]
+            sizes = [positive.minimum(negative).upper() for positive, negative in totals]
+        return lifted(logits, sizes, apart, its)
 
     return margins
 
@@ -828,7 +879,7 @@ def pairs(model: Model, data: Data, witness: Witness) -> Margins:
     """delta is at most the sum of the conflicts of all pairs. Where strengths are not all one, for any neurons Q
     |min(a_i|p|, a_j|q|)|^2 <= a_i^2 sum_Q p^2 + a_j^2 sum_(not Q) q^2: tabled for Q = {r|p| < |q|}, some r."""
     need(len(model.mlps) == 1, "rung: it is for models with exactly one MLP")
-    layer = Layers(model, data, witness, bent=False)
+    layer = Layers(model, data, witness, bent=False, directed=False)
     said, meeting, apart = layer.said, Meeting(layer.said, data, witness), layer.apart(0)
     weighed = model.attention or model.norm
     with part("pairs"):
@@ -931,7 +982,7 @@ def added(boxes: list[Box]) -> Box:
 
 
 RUNGS: dict[str, Callable[[Model, Data, Witness], Margins]] = {
-    "brute": brute, "masses": masses, "pairs": pairs, "vectors": vectors,
+    "brute": brute, "masses": masses, "uniform": uniform, "pairs": pairs, "vectors": vectors,
 }  # fmt: skip
 
 

@@ -30,6 +30,8 @@ def _said(certificate: Certificate, out: Path) -> tuple[Any, ...]:
         f"{total:.3g} operations: {total / certificate.brute_force['cached']:.3f} of brute force from tables, "
         f"{total / certificate.brute_force['naive']:.4f} of naive brute force",
     ]
+    if "unexplained" in certificate.measured:
+        said.append(f"error atoms: {certificate.measured['unexplained']:.1%} of what tokens say to the MLP")
     if certificate.vacuous:
         said.append(
             f"WARNING: vacuous: a model that says all tokens are as likely has a loss of {certificate.uniform:.6f}"

@@ -99,9 +99,11 @@ class Made:
     loss: float
     """The model's own, up to the rounding of one run in balls."""
     right: int
+    unexplained: float | None = None
+    """What a learned dictionary leaves to error atoms; None without one."""
 
 
-def of_windows(of: Provable, proof: Proof, truth: Truth, rivals: Rivals) -> Made:
+def of_windows(of: Provable, proof: Proof, truth: Truth, rivals: Rivals, unexplained: float | None = None) -> Made:
     check_every_item(proof, truth)
     return Made(
         statement=Statement(
@@ -122,6 +124,7 @@ def of_windows(of: Provable, proof: Proof, truth: Truth, rivals: Rivals) -> Made
         brute_force={"cached": rivals.cached, "naive": rivals.naive},
         loss=truth.loss,
         right=truth.right,
+        unexplained=unexplained,
     )
 
 
@@ -145,7 +148,8 @@ def write(folder: Path, made: Made) -> Certificate:
             operations=made.operations,
             brute_force=made.brute_force,
             assumptions=list(ASSUMPTIONS),
-            measured={"loss": made.loss, "right": made.right, "uniform": math.log(made.vocabulary)},
+            measured={"loss": made.loss, "right": made.right, "uniform": math.log(made.vocabulary)}
+            | ({} if made.unexplained is None else {"unexplained": made.unexplained}),
             made=runs.provenance(),
         )
         write_json(fresh / CERTIFICATE, certificate.model_dump())

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from crossproof.errors import CrossproofError
+from crossproof.errors import CrossproofError, MismatchError
 from crossproof.proof.certificate import Certificate, Made, of_windows, write
 from crossproof.proof.config import CertifyConfig
+from crossproof.proof.dictionary import Dictionary, Unexplained, unexplained
+from crossproof.proof.explanation import conjunctions
 from crossproof.proof.groups.certify import certify_all_sequences
+from crossproof.proof.names import Names
 from crossproof.proof.provable import Provable, folder_of
 from crossproof.proof.prove import How, Rivals, Truth, prove
+
+EXACT = 1e-9
+"""Of squared lengths: what rounding to float32 leaves."""
 
 
 def certify(config: CertifyConfig) -> Certificate:
@@ -17,10 +23,30 @@ def certify(config: CertifyConfig) -> Certificate:
 
 def _made(config: CertifyConfig) -> Made:
     if config.rung == "groups":
-        for option, given in (("data", config.data), ("characters", config.characters)):
+        for option, given in (("data", config.data), ("characters", config.characters), ("coder", config.coder)):
             if given is not None:
-                raise CrossproofError(f"--{option}: the rung groups is about all sequences there are; leave it out")
+                raise CrossproofError(
+                    f"--{option}: the rung groups is about all sequences there are, and trains its own dictionary; "
+                    "leave it out"
+                )
         return certify_all_sequences(config.subject, folder_of(config.subject), config.features, config.k)
     of = Provable.open(config.subject, config.data, config.characters)
-    proof = prove(of.network, of.items, How(config.rung, config.joined, config.read, config.offsets))
-    return of_windows(of, proof, Truth.of(of.network, of.items), Rivals.of(of.network, of.items))
+    dictionary = None if config.coder is None else Dictionary.open(str(config.coder), of.network)
+    how = How(config.rung, config.joined, config.read, config.offsets, dictionary)
+    left = None if dictionary is None else _left_over(of, dictionary, config)
+    proof = prove(of.network, of.items, how)
+    truth, rivals = Truth.of(of.network, of.items), Rivals.of(of.network, of.items)
+    return of_windows(of, proof, truth, rivals, None if left is None else left.part)
+
+
+def _left_over(of: Provable, dictionary: Dictionary, config: CertifyConfig) -> Unexplained:
+    """What the dictionary does not reproduce; refused unless that may be error atoms."""
+    witness = conjunctions(of.network, of.items, config.joined)
+    left = unexplained(of.network, of.items, witness | dictionary.witness(of.network, of.items, witness))
+    if not config.error_atoms and max(left.part, left.worst_part) > EXACT:
+        raise MismatchError(
+            f"coder: {dictionary.name} does not reproduce what tokens say to the MLP: {left.part:.1%} of it is left "
+            f"over, most of {Names(of, witness).feature(left.worst)} ({left.worst_part:.1%}). --error-atoms makes what "
+            "is left of each a feature of its own"
+        )
+    return left

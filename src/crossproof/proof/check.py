@@ -6,11 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from crossproof.errors import BadFile
+
 CHECKER = Path(__file__).parents[1] / "checker" / "check.py"
 
 
 def check(folder: Path) -> tuple[bool, str]:
     """Whether it accepts the certificate, and what it says."""
+    if not folder.is_dir():
+        raise BadFile(f"{folder} is no folder; give that of a certificate, which `crossproof certify --out` writes")
     done = subprocess.run(
         [sys.executable, "-I", str(CHECKER), str(folder)], capture_output=True, text=True, check=False
     )

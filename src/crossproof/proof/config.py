@@ -10,7 +10,7 @@ from pydantic import Field
 
 from crossproof.crosscoder.config import Count, Strict
 
-Rung = Literal["brute", "masses", "pairs", "vectors", "groups"]
+Rung = Literal["brute", "masses", "pairs", "vectors", "uniform", "groups"]
 
 
 class CertifyConfig(Strict):
@@ -21,14 +21,20 @@ class CertifyConfig(Strict):
     out: Path
     """The folder of the certificate."""
     rung: Rung = "pairs"
-    """How: brute (every window, from tables), masses (at all neurons), pairs (a number each), vectors (logits each), or
-    groups (of all sequences there are, for models that find their largest token: maxof4)."""
+    """How: brute (every window, from tables), masses (at all neurons), pairs (a number each), vectors (logits each),
+    uniform (a number for each feature), or groups (of all sequences there are, for models that find their largest
+    token: maxof4)."""
     joined: Count = 1
     """How many neighbouring positions are read by one feature; models with attention need 1."""
     read: Annotated[int, Field(ge=0)] = 8
     """masses: how many neurons' corrections are read out for each window."""
     offsets: Annotated[int, Field(ge=0)] = 0
     """masses: steps of a search for offsets, which take from corrections what features foretell one by one; 0: none."""
+    coder: Path | None = None
+    """masses, uniform: a crosscoder of the model, in whose directions the features of the proof are written. Default:
+    features are tokens at positions as they are."""
+    error_atoms: bool = False
+    """With a coder: what it leaves over of a token is a feature too. Without that it must leave nothing."""
     features: Count = 96
     """groups: size of the dictionary of embeddings that the proof looks through."""
     k: Count = 16

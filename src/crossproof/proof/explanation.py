@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Integer
+from jaxtyping import Float64, Integer
 from torch import Tensor
 
 from crossproof.errors import CrossproofError, MismatchError, UnsupportedModel
@@ -138,6 +138,14 @@ def _looks(scores: Ball, codes: Tensor, queries: int, contexts: Contexts) -> Bal
     looks = softmax(scores[its[:, -1:] - queries, its[:, :-1]])
     one = Ball(torch.ones(len(its), 1, dtype=torch.float64, device=its.device))
     return concatenate([looks, one], 1)
+
+
+def vectors(network: Network, items: Items, witness: Witness) -> Float64[Tensor, "feature width"]:
+    """What each feature writes where the first MLP listens, centred under a norm; its bias there writes nothing."""
+    explanation = explain(network, items, witness)
+    atoms = centre(explanation.atoms) if network.norm else explanation.atoms
+    found = explanation.of_atoms(atoms).mid
+    return torch.cat([found, torch.zeros_like(found[:1])]) if network.norm else found
 
 
 @dataclass(frozen=True)

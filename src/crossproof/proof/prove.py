@@ -9,9 +9,10 @@ from torch import Tensor
 
 from crossproof.errors import CrossproofError
 from crossproof.proof.arithmetic.tally import tallied
+from crossproof.proof.dictionary import Dictionary
 from crossproof.proof.explanation import conjunctions
 from crossproof.proof.network import Network
-from crossproof.proof.rungs import brute, masses, offsets, pairs, vectors
+from crossproof.proof.rungs import brute, masses, offsets, pairs, uniform, vectors
 from crossproof.proof.statement import Bounds, Items, Proved, Witness, proved
 
 Verify = Callable[[Network, Items, Witness], Bounds]
@@ -28,6 +29,8 @@ class How:
     """masses: how many neurons' corrections are read out."""
     offsets: int = 0
     """masses: how many steps are spent to find offsets; 0 for none."""
+    dictionary: Dictionary | None = None
+    """masses, uniform: what features are taken apart along. None: they are tokens as they are."""
 
     def __str__(self) -> str:
         parts = [self.rung]
@@ -35,6 +38,8 @@ class How:
             parts.append(f"{self.read} read out" + (", offsets" if self.offsets else ""))
         if self.joined > 1:
             parts.append(f"features of {self.joined} positions")
+        if self.dictionary is not None:
+            parts.append(f"in the directions of {self.dictionary.name}")
         return ", ".join(parts)
 
 
@@ -66,7 +71,11 @@ RUNGS: dict[str, Rung] = {
         vectors.verify,
         lambda network, items, witness, _: vectors.choose(network, items, witness),
     ),
+    "uniform": Rung("a number for each feature", uniform.verify, lambda *_: {}),
 }
+
+
+WITH_DICTIONARY = ("masses", "uniform")
 
 
 @dataclass(frozen=True)
@@ -81,12 +90,30 @@ class Proof:
 
 def prove(network: Network, items: Items, how: How) -> Proof:
     """Choose a witness, and prove with it what it gives."""
+    _check(how)
     witness = conjunctions(network, items, how.joined)
+    if how.dictionary is not None:
+        witness |= how.dictionary.witness(network, items, witness)
     witness |= RUNGS[how.rung].choose(network, items, witness, how)
     with tallied() as tally:
         bounds = RUNGS[how.rung].verify(network, items, witness)
         result = proved(bounds, items)
     return Proof(how, witness, bounds, result, tally.parts)
+
+
+def _check(how: How) -> None:
+    if how.dictionary is None:
+        return
+    if how.rung not in WITH_DICTIONARY:
+        raise CrossproofError(
+            f"rung: {how.rung} knows no dictionary's features; take {' or '.join(WITH_DICTIONARY)}, or leave out the "
+            "coder"
+        )
+    if how.offsets:
+        raise CrossproofError(
+            "offsets: they take out of the masses exactly what a dictionary adds to them, and leave the proof that "
+            "there is without one (docs/proofs.md, T13); leave out the coder or set offsets to 0"
+        )
 
 
 def operations(verify: Verify, network: Network, items: Items, witness: Witness) -> dict[str, int]:

@@ -25,8 +25,14 @@ from crossproof.proof.arithmetic.ball import Ball, exact
 from crossproof.proof.arithmetic.tally import count, part
 from crossproof.proof.explanation import Heard, explain, heard
 from crossproof.proof.network import Network
+from crossproof.proof.rungs.parts import NAMES, masses_of
 from crossproof.proof.rungs.windows import Windows, combined
 from crossproof.proof.statement import Items, Witness
+
+DICTIONARY = NAMES
+"""What features of the first MLP are made of (`parts.py`)."""
+BENT = (*DICTIONARY, "offset", "scale")
+"""And `offset_L` [feature, neuron] and `scale_L` [neuron] of MLP L."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +62,17 @@ class Layers:
     """[feature, token]: what its answers say to them; None if that is in `direct`, as both have the same strength."""
 
     @classmethod
-    def of(cls, network: Network, items: Items, witness: Witness, bent: bool = False) -> Layers:
-        """If bent, with `offset_L` [feature, neuron] and `scale_L` [neuron] of MLP L where the witness has them: for
-        rungs that know d itself."""
+    def of(cls, network: Network, items: Items, witness: Witness, uses: tuple[str, ...] = ()) -> Layers:
+        """With what of the witness a rung `uses`: DICTIONARY, or BENT if it knows d itself."""
         if network.n_mlps == 0:
             raise UnsupportedModel("the model has no MLP in which features could meet: take `brute` or `groups`")
         said = heard(network, explain(network, items, witness))
+        taken = {name: value for name, value in witness.items() if name.rsplit("_", 1)[0] in uses}
         with part("features"):
             mlps: list[Layer] = []
             tables, alone = list(said.tables), None
             for index in range(network.n_mlps):
-                layer = _layer(network, index, tables[index], witness if bent else {})
+                layer = _layer(network, index, tables[index], taken)
                 mlps.append(layer)
                 for later, W in enumerate(layer.onward, index + 1):
                     tables[later] = tables[later] + layer.positive @ W
@@ -108,8 +114,8 @@ class Layers:
 
 
 def _layer(network: Network, index: int, table: Ball, witness: Witness) -> Layer:
-    W_out = network.mlp(index)[2]
-    positive, negative = table.relu(), (-table).relu()
+    W_in, _, W_out, _ = network.mlp(index)
+    positive, negative = masses_of(table, W_in, witness if index == 0 else {})
     offset, scales = witness.get(f"offset_{index}"), witness.get(f"scale_{index}")
     scale = None
     if offset is not None:

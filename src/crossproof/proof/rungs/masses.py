@@ -15,7 +15,7 @@ from crossproof.errors import MismatchError
 from crossproof.proof.arithmetic.ball import Ball
 from crossproof.proof.arithmetic.tally import count, part
 from crossproof.proof.network import Network
-from crossproof.proof.rungs.layers import Layers
+from crossproof.proof.rungs.layers import BENT, Layers
 from crossproof.proof.rungs.loss import of_target
 from crossproof.proof.rungs.windows import Windows, bound_margins, windows
 from crossproof.proof.statement import Bounds, Items, Witness
@@ -24,7 +24,7 @@ from crossproof.proof.statement import Bounds, Items, Witness
 def verify(network: Network, items: Items, witness: Witness) -> Bounds:
     """With `read` [context, r] of the witness: the neurons whose corrections are read out, in rising order."""
     items.find()
-    layers = Layers.of(network, items, witness, bent=True)
+    layers = Layers.of(network, items, witness, uses=BENT)
     read, last = witness["read"].long(), len(layers.mlps) - 1
     _check_rising(read)
     between = [layers.between(index) for index in range(last + 1)]
@@ -69,7 +69,7 @@ def _check_rising(read: Integer[Tensor, "context read"]) -> None:
 
 def choose(network: Network, items: Items, witness: Witness, r: int) -> Tensor:
     """The r neurons of each window whose corrections say most to the logits: a good witness."""
-    layers = Layers.of(network, items, witness, bent=True)
+    layers = Layers.of(network, items, witness, uses=BENT)
     last = len(layers.mlps) - 1
     to_logits = layers.mlps[last].to_logits.mid
     loud = (to_logits - to_logits.mean(1, keepdim=True)).norm(dim=1)

@@ -1,0 +1,117 @@
+"""A learned dictionary as the features of a proof: what tokens say to an MLP, in the directions of a crosscoder.
+
+The directions are the decoder rows at the stream that the first MLP reads. Each feature of the anchored explanation
+(`explanation.py`) is written as a few of them with strengths that are not negative, found by pursuit; how is of no
+concern to the proof. What they leave over is the feature's *error atom*.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from crossproof.crosscoder.model import Crosscoder
+from crossproof.errors import MismatchError, UnsupportedModel
+from crossproof.progress import progress
+from crossproof.proof.explanation import vectors
+from crossproof.proof.network import Network
+from crossproof.proof.rungs.parts import NAMES
+from crossproof.proof.statement import Items, Witness
+
+SITES = ("blocks.0.hook_resid_mid", "blocks.0.hook_mlp_in")
+"""The stream that the first MLP reads, under either name."""
+SLOTS = 16
+"""How many directions a feature has where the crosscoder has no k."""
+FEATURES_AT_ONCE = 512
+
+Vectors = Float[Tensor, "feature width"]
+
+
+@dataclass(frozen=True, eq=False)
+class Dictionary:
+    name: str
+    directions: Float[Tensor, "direction width"]
+    slots: int
+    """How many of them each feature may have."""
+
+    @classmethod
+    def open(cls, folder: str, network: Network) -> Dictionary:
+        """Of a crosscoder that reads this model where its first MLP does."""
+        coder = Crosscoder.from_pretrained(folder)
+        sites = coder.sites
+        site = next((sites.index(name) for name in SITES if name in sites), None)
+        if site is None:
+            raise MismatchError(
+                f"{folder} reads {', '.join(sites)}, and a proof needs what it writes at {' or '.join(SITES)}: train "
+                "one with that site"
+            )
+        if coder.config.width != network.width:
+            raise MismatchError(f"{folder}: its directions are {coder.config.width} wide, the model {network.width}")
+        directions = coder.decoder[:, site].detach()
+        return cls(Path(folder).name, directions[directions.norm(dim=1) > 0], coder.config.k or SLOTS)
+
+    def witness(self, network: Network, items: Items, witness: Witness) -> dict[str, Tensor]:
+        """`directions`, `active` and `strength` (rungs/parts.py) for the features that a witness gives the model."""
+        if network.n_mlps == 0:
+            raise UnsupportedModel("the model has no MLP that could hear a dictionary's features")
+        its = vectors(network, items, witness).float()
+        active, strength = pursued(its, self.directions, min(self.slots, len(self.directions)))
+        return dict(zip(NAMES, (self.directions, active.to(torch.int32), strength), strict=True))
+
+
+def pursued(
+    vectors: Vectors, directions: Float[Tensor, "direction width"], slots: int
+) -> tuple[Integer[Tensor, "feature slot"], Float[Tensor, "feature slot"]]:
+    """Orthogonal matching pursuit without negative strengths: direction after direction, the one that points most at
+    what is left, and all strengths anew."""
+    found = [_pursued(some, directions, slots) for some in vectors.split(FEATURES_AT_ONCE)]
+    active, strength = zip(*found, strict=True)
+    return torch.cat(active), torch.cat(strength)
+
+
+def _pursued(vectors: Vectors, directions: Tensor, slots: int) -> tuple[Tensor, Tensor]:
+    unit = directions / directions.norm(dim=1, keepdim=True)
+    active = torch.zeros(len(vectors), 0, dtype=torch.long)
+    strength = torch.zeros(len(vectors), 0)
+    left = vectors
+    for _ in range(slots):
+        towards = left @ unit.T
+        towards.scatter_(1, active, -torch.inf)
+        active = torch.cat([active, towards.argmax(1, keepdim=True)], 1)
+        chosen = directions[active]
+        gram, right = chosen @ chosen.mT, torch.einsum("fsd,fd->fs", chosen, vectors)
+        # parallel directions leave the strengths open: a little of the diagonal settles them
+        ridge = 1e-6 * gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(active.shape[1])
+        strength = torch.linalg.solve(gram + ridge, right).clamp(min=0)
+        left = vectors - torch.einsum("fs,fsd->fd", strength, chosen)
+    return active, strength
+
+
+@dataclass(frozen=True)
+class Unexplained:
+    """What a dictionary leaves over of the features of an explanation, as a part of their squared length."""
+
+    part: float
+    worst: int
+    """Of the feature of which most is left."""
+    worst_part: float
+
+
+def unexplained(network: Network, items: Items, witness: Witness) -> Unexplained:
+    """With a dictionary's tensors in the witness."""
+    its = vectors(network, items, witness)
+    directions, active, strength = (witness[name] for name in NAMES)
+    square, left = its.square().sum(1), torch.zeros(len(its), dtype=torch.float64)
+    with progress("error atoms", len(its), "features") as bar:
+        for start in range(0, len(its), FEATURES_AT_ONCE):
+            some = slice(start, start + FEATURES_AT_ONCE)
+            parts = torch.einsum("fs,fsd->fd", strength[some].double(), directions.double()[active[some].long()])
+            left[some] = (its[some] - parts).square().sum(1)
+            bar(len(parts))
+    each = torch.where(square > 0, left / square.clamp(min=1e-300), 0.0)
+    worst = int(each.argmax())
+    return Unexplained(float(left.sum() / square.sum().clamp(min=1e-300)), worst, float(each[worst]))
