@@ -10,6 +10,7 @@ import tyro
 from pydantic import BaseModel
 
 from crossproof import runs
+from crossproof.errors import CrossproofError
 from crossproof.study.paper import plan
 from crossproof.study.paper.config import PaperConfig
 from crossproof.study.paper.plan import DEMO, FULL, Step, steps
@@ -92,3 +93,10 @@ def test_the_row_says_where_it_is_and_goes_on_with_what_is_not_done(
     said = capsys.readouterr().err
     assert "1/2  about a" in said
     assert "2/2  about b" in said
+
+
+def test_a_tuned_model_that_is_no_version_of_the_subject_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    for tuned, match in (("tinytales", "the subject itself"), ("tinytales-llama", "tuned: tinytales-llama has other")):
+        with pytest.raises(CrossproofError, match=match):
+            plan.run(PaperConfig(out=tmp_path / "run", tuned=tuned))
+    assert not (tmp_path / "run").exists()

@@ -16,7 +16,9 @@ from typing import Any
 
 from crossproof import runs
 from crossproof.crosscoder.config import TrainConfig
+from crossproof.crosscoder.reading import load_models
 from crossproof.crosscoder.train import train
+from crossproof.errors import CrossproofError, MismatchError
 from crossproof.study.anomaly import study as anomaly
 from crossproof.study.anomaly.config import AnomalyConfig
 from crossproof.study.clusters import study as clusters
@@ -75,7 +77,7 @@ class Sizes:
     steps: int
     texts: int
     measured_texts: int
-    """Of the trade-off and of fidelity."""
+    """Of the trade-off."""
     anomaly_texts: int
     fidelity: dict[str, Any]
     diffing: dict[str, Any]
@@ -101,6 +103,7 @@ DEMO = Sizes(
     fidelity={
         "schemes": ("drop random", "drop second", "drop largest", "keep 1", "keep 2", "keep 4"),
         "residuals": ("true",),
+        "texts": 30,
     },
     diffing={"features": 512, "k": 8, "steps": 300, "stage_steps": 0, "texts": 80},
     modadd={"seeds": 1, "steps": 500, "weights": (10.0,), "pairs": 1000},
@@ -111,7 +114,7 @@ DEMO = Sizes(
 FULL = Sizes(
     models=(),
     settings=("relative", "paper", "output", "l1_contributions", "output_all"),
-    weights=(30.0, 100.0, 300.0),
+    weights=(100.0, 300.0),
     shown=300.0,
     seeds=5,
     few_seeds=2,
@@ -121,7 +124,7 @@ FULL = Sizes(
     texts=300,
     measured_texts=200,
     anomaly_texts=1000,
-    fidelity={"residuals": ("true",)},
+    fidelity={"residuals": ("true",), "texts": 100},
     diffing={"features": 512, "k": 8, "steps": 1000, "stage_steps": 300, "seeds": 2, "texts": 200},
     modadd={},
     suppression={"prompts": 300, "choosing": 150},
@@ -190,7 +193,6 @@ def steps(config: PaperConfig) -> list[Step]:
             FidelityConfig,
             "fidelity: what the model keeps if each neuron hears one feature",
             coders=everything(size.seeds),
-            texts=size.measured_texts,
             **common,
             **size.fidelity,
         ),
@@ -273,8 +275,23 @@ def steps(config: PaperConfig) -> list[Step]:
     ]
 
 
+def _check_models(config: PaperConfig) -> None:
+    """Here and not after an hour, when a study first needs both."""
+    if config.tuned == config.subject:
+        raise CrossproofError(f"tuned: {config.tuned} is the subject itself; name a fine-tuned version of it")
+    base, tuned = load_models(config.subject, config.tuned)
+    wide = [
+        {site: subject.width(site) for site in subject.find_sites(subject.default_sites())} for subject in (base, tuned)
+    ]
+    if wide[0] != wide[1]:
+        raise MismatchError(
+            f"tuned: {config.tuned} has other sites or another width than {config.subject}: no fine-tuned version of it"
+        )
+
+
 def run(config: PaperConfig) -> list[Path]:
     """Do all of it, saying on stderr which step it is at; the folders of the studies."""
+    _check_models(config)
     clock, row = runs.Clock(), steps(config)
     for number, step in enumerate(row, 1):
         minutes, seconds = divmod(int(clock.seconds()), 60)
