@@ -666,27 +666,32 @@ def brute(model: Model, data: Data, witness: Witness) -> Margins:
 
 
 def naive(model: Model, data: Data, witness: Witness) -> Margins:
-    """The model as it is written down. Only its operations are of interest."""
+    """Only its operations are of interest."""
 
     def margins(its: Some) -> Real:
         with part("windows"):
-            x = [model["W_E"][at][tokens] for at, tokens in enumerate(data.contexts[its.contexts].T)]
-            if model.attention:
-                n = [normalised(each) for each in x] if model.norm else x
-                query = n[-1] @ model["attn.W_Q"] @ model["attn.W_K"].T * model.scale
-                looks = softmax(stacked(*((query * each).sum(1)[:, None] for each in n), axis=1))
-                mean = reduce(add, (each * looks[:, at : at + 1] for at, each in enumerate(n)))
-                stream = x[-1] + mean @ model["attn.W_V"] @ model["attn.W_O"]
-            else:
-                stream = reduce(add, x)
-            for W_in, b_in, W_out, b_out in model.mlps:
-                heard = (normalised(stream) if model.norm else stream) @ W_in + b_in
-                stream = stream + heard.relu() @ W_out + b_out
-            logits = stream @ model["W_U"]
+            logits = forward(model, data.contexts[its.contexts])
         with part("items"):
             return less_target(logits, its)
 
     return margins
+
+
+def forward(model: Model, tokens: Array) -> Real:
+    """The logits of the model as it is written down, window by window."""
+    x = [model["W_E"][at][its] for at, its in enumerate(tokens.T)]
+    if model.attention:
+        n = [normalised(each) for each in x] if model.norm else x
+        query = n[-1] @ model["attn.W_Q"] @ model["attn.W_K"].T * model.scale
+        looks = softmax(stacked(*((query * each).sum(1)[:, None] for each in n), axis=1))
+        mean = reduce(add, (each * looks[:, at : at + 1] for at, each in enumerate(n)))
+        stream = x[-1] + mean @ model["attn.W_V"] @ model["attn.W_O"]
+    else:
+        stream = reduce(add, x)
+    for W_in, b_in, W_out, b_out in model.mlps:
+        heard = (normalised(stream) if model.norm else stream) @ W_in + b_in
+        stream = stream + heard.relu() @ W_out + b_out
+    return stream @ model["W_U"]
 
 
 Sides = tuple[Real, Real]
@@ -1204,13 +1209,8 @@ def groups(model: Model, witness: Witness) -> tuple[Array, Array, int]:
 
 
 def naive_windows(model: Model, tokens: Array) -> None:
-    """The model as it is written down. Only its operations are of interest."""
-    x = [model["W_E"][at][its] for at, its in enumerate(tokens.T)]
-    query = x[-1] @ model["attn.W_Q"] @ model["attn.W_K"].T
-    scores = stacked(*((query * each).sum(1)[:, None] for each in x), axis=1) / Real(len(query.T)).sqrt()
-    looks = softmax(scores)
-    mean = reduce(add, (each * looks[:, at : at + 1] for at, each in enumerate(x)))
-    logits = (x[-1] + mean @ model["attn.W_V"] @ model["attn.W_O"]) @ model["W_U"]
+    """Only its operations are of interest."""
+    logits = forward(model, tokens)
     loss = shifted(logits).exp().sum(1).log() + logits[:, 0] - logits[:, 0]
     # the largest token, whether a window is right, the mean
     count(tokens.size - len(tokens) + len(tokens) + len(loss) + 1)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from crossproof.errors import CrossproofError
-from crossproof.proof.arithmetic.ball import Ball, U, exact
+from crossproof.proof.arithmetic.ball import Ball, U, concatenate, exact
 from crossproof.proof.arithmetic.tally import count
 from crossproof.subject.zoo.window_recipes import EPS
 
@@ -95,3 +95,25 @@ def softmax(scores: Ball) -> Ball:
     count(scores.mid.numel())
     weight = (scores - Ball(scores.mid.amax(-1, keepdim=True))).exp()
     return weight / weight.sum(-1)[..., None]
+
+
+def forward(network: Network, x: list[Ball]) -> Ball:
+    """Logits [window, token] of embeddings [window, width] at each position, as a careful person would run it: only the
+    last position asks, matrices meet vectors and never each other, and the mean is taken before W_V and W_O."""
+    stream = x[-1]
+    if network.has_attention:
+        n = [normalised(each) for each in x] if network.norm else x
+        query = n[-1] @ network["attn.W_Q"] @ network["attn.W_K"].mT * one_over_root(network.width)
+        looks = softmax(concatenate([(query * each).sum(1)[:, None] for each in n], 1))
+        mean = n[0] * looks[:, :1]
+        for position in range(1, len(n)):
+            mean = mean + n[position] * looks[:, position : position + 1]
+        stream = stream + mean @ network["attn.W_V"] @ network["attn.W_O"]
+    else:
+        for each in x[:-1]:
+            stream = stream + each
+    for mlp in range(network.n_mlps):
+        W_in, b_in, W_out, b_out = network.mlp(mlp)
+        read = normalised(stream) if network.norm else stream
+        stream = stream + (read @ W_in + b_in).relu() @ W_out + b_out
+    return stream @ network["W_U"]

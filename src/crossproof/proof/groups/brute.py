@@ -1,9 +1,8 @@
 """The same statement by running the model on every window: what a proof by groups is compared with.
 
-*Naive* is the forward pass of each window as a careful person would run it: only the last position asks, matrices meet
-vectors and never each other, and the mean over positions is taken before W_V and W_O, so that they meet one vector. In
-operations, with T positions, width d and V tokens: query and what it asks of keys 4d², scores T(2d), softmax about 4T,
-mean 2Td, out of the head 4d², the stream d, logits 2dV, loss about 4V.
+*Naive* is the model itself on each window (`network.py`). In operations, with T positions, width d and V tokens: query
+and what it asks of keys 4d² + d, scores T(2d), softmax about 4T, mean 2Td, out of the head 4d², the stream d, logits
+2dV, loss about 4V.
 
 *Cached* is the cleverest we can write: tables of what every token at every position says to every logit, times e^score
 for each last token, sums shared by all windows that begin alike, and the stream's own contribution put into the tables,
@@ -25,7 +24,7 @@ from torch import Tensor
 from crossproof.proof.arithmetic.ball import Ball, concatenate, exact
 from crossproof.proof.arithmetic.tally import Tally, count, part, tallied
 from crossproof.proof.groups.tables import Tables, tables
-from crossproof.proof.network import softmax
+from crossproof.proof.network import Network, forward
 from crossproof.proof.statement import Proved, Weights
 
 # rounded, it is below the real one
@@ -76,16 +75,8 @@ def cached(weights: Weights) -> tuple[Proved, Ball]:
 
 def naive(weights: Weights, windows: Int[Tensor, "window position"]) -> Ball:
     """The losses of these windows, by running the model as it is on each."""
-    width = weights["W_E"].shape[2]
     with part("windows"):
-        x = [weights["W_E"][position, its] for position, its in enumerate(windows.unbind(1))]
-        query = x[-1] @ weights["attn.W_Q"] @ weights["attn.W_K"].mT
-        scores = concatenate([(query * each).sum(1)[:, None] for each in x], 1)
-        looks = softmax(scores / exact(torch.tensor(width, device=scores.mid.device)).sqrt())
-        mean = x[0] * looks[:, :1]
-        for position in range(1, len(x)):
-            mean = mean + x[position] * looks[:, position : position + 1]
-        logits = (x[-1] + mean @ weights["attn.W_V"] @ weights["attn.W_O"]) @ weights["W_U"]
+        logits = forward(Network(weights), [weights["W_E"][at, its] for at, its in enumerate(windows.unbind(1))])
         count(windows.numel() - len(windows))
         loss = logits.logsumexp(1) - logits[torch.arange(len(windows)), windows.amax(1)]
         count(len(windows))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from crossproof.proof.arithmetic.ball import Ball, concatenate
+from crossproof.proof.arithmetic.ball import Ball
 from crossproof.proof.arithmetic.tally import part
 from crossproof.proof.explanation import explain, heard
-from crossproof.proof.network import Network, normalised, one_over_root, softmax
+from crossproof.proof.network import Network, forward
 from crossproof.proof.rungs.loss import of_target
 from crossproof.proof.rungs.windows import Windows, bound_margins, combined
 from crossproof.proof.statement import Bounds, Items, Witness
@@ -47,29 +47,9 @@ def naive(network: Network, items: Items, witness: Witness) -> Bounds:
     def margins(chunk: Windows) -> Ball:
         with part("windows"):
             tokens = items.contexts[chunk.contexts].long().unbind(1)
-            logits = _forward(network, [network["W_E"][position][its] for position, its in enumerate(tokens)])
+            logits = forward(network, [network["W_E"][position][its] for position, its in enumerate(tokens)])
         with part("items"):
             its = logits[chunk.of_item]
             return its - of_target(its, chunk.target)
 
     return bound_margins(items, margins)
-
-
-def _forward(network: Network, x: list[Ball]) -> Ball:
-    stream = x[-1]
-    if network.has_attention:
-        n = [normalised(each) for each in x] if network.norm else x
-        query = n[-1] @ network["attn.W_Q"] @ network["attn.W_K"].mT * one_over_root(network.width)
-        looks = softmax(concatenate([(query * each).sum(1)[:, None] for each in n], 1))
-        mean = n[0] * looks[:, :1]
-        for position in range(1, len(n)):
-            mean = mean + n[position] * looks[:, position : position + 1]
-        stream = stream + mean @ network["attn.W_V"] @ network["attn.W_O"]
-    else:
-        for each in x[:-1]:
-            stream = stream + each
-    for mlp in range(network.n_mlps):
-        W_in, b_in, W_out, b_out = network.mlp(mlp)
-        read = normalised(stream) if network.norm else stream
-        stream = stream + (read @ W_in + b_in).relu() @ W_out + b_out
-    return stream @ network["W_U"]
