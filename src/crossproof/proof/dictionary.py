@@ -27,6 +27,9 @@ SITES = ("blocks.0.hook_resid_mid", "blocks.0.hook_mlp_in")
 SLOTS = 16
 """How many directions a feature has where the crosscoder has no k."""
 FEATURES_AT_ONCE = 512
+SWEEPS = 8
+"""How often all strengths are made anew for each direction that joins."""
+TINY = 1e-30
 
 Vectors = Float[Tensor, "feature width"]
 
@@ -51,8 +54,7 @@ class Dictionary:
             )
         if coder.config.width != network.width:
             raise MismatchError(f"{folder}: its directions are {coder.config.width} wide, the model {network.width}")
-        directions = coder.decoder[:, site].detach()
-        return cls(Path(folder).name, directions[directions.norm(dim=1) > 0], coder.config.k or SLOTS)
+        return cls(Path(folder).name, coder.decoder[:, site].detach(), coder.config.k or SLOTS)
 
     def witness(self, network: Network, items: Items, witness: Witness) -> dict[str, Tensor]:
         """`directions`, `active` and `strength` (rungs/parts.py) for the features that a witness gives the model."""
@@ -66,28 +68,29 @@ class Dictionary:
 def pursued(
     vectors: Vectors, directions: Float[Tensor, "direction width"], slots: int
 ) -> tuple[Integer[Tensor, "feature slot"], Float[Tensor, "feature slot"]]:
-    """Orthogonal matching pursuit without negative strengths: direction after direction, the one that points most at
-    what is left, and all strengths anew."""
+    """Matching pursuit without negative strengths: direction after direction, the one that points most at what is left,
+    and then all strengths in turn a few times, each as good as the others allow, so that never more is left."""
     found = [_pursued(some, directions, slots) for some in vectors.split(FEATURES_AT_ONCE)]
     active, strength = zip(*found, strict=True)
     return torch.cat(active), torch.cat(strength)
 
 
 def _pursued(vectors: Vectors, directions: Tensor, slots: int) -> tuple[Tensor, Tensor]:
-    unit = directions / directions.norm(dim=1, keepdim=True)
+    length = directions.norm(dim=1, keepdim=True).clamp(min=TINY)
+    unit = directions / length
     active = torch.zeros(len(vectors), 0, dtype=torch.long)
     strength = torch.zeros(len(vectors), 0)
-    left = vectors
-    for _ in range(slots):
+    left = vectors.clone()
+    for number in range(1, slots + 1):
         towards = left @ unit.T
         towards.scatter_(1, active, -torch.inf)
         active = torch.cat([active, towards.argmax(1, keepdim=True)], 1)
-        chosen = directions[active]
-        gram, right = chosen @ chosen.mT, torch.einsum("fsd,fd->fs", chosen, vectors)
-        # parallel directions leave the strengths open: a little of the diagonal settles them
-        ridge = 1e-6 * gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(active.shape[1])
-        strength = torch.linalg.solve(gram + ridge, right).clamp(min=0)
-        left = vectors - torch.einsum("fs,fsd->fd", strength, chosen)
+        strength = torch.nn.functional.pad(strength, (0, 1))
+        for slot in list(range(number)) * SWEEPS:
+            its, long = unit[active[:, slot]], length[active[:, slot], 0]
+            better = (strength[:, slot] + (left * its).sum(1) / long).clamp(min=0)
+            left -= ((better - strength[:, slot]) * long)[:, None] * its
+            strength[:, slot] = better
     return active, strength
 
 

@@ -111,8 +111,8 @@ def _check(how: How) -> None:
         )
     if how.offsets:
         raise CrossproofError(
-            "offsets: they take out of the masses exactly what a dictionary adds to them, and leave the proof that "
-            "there is without one (docs/proofs.md, T13); leave out the coder or set offsets to 0"
+            "offsets: a search for them takes out of the masses again what a dictionary adds (docs/proofs.md, T13); "
+            "leave out the coder, or set offsets to 0"
         )
 
 

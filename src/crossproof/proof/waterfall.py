@@ -48,7 +48,7 @@ def waterfall(network: Network, items: Items, proof: Proof, truth: Truth, top: i
             strengths = layer.heard.strengths(chunk.contexts)
             size = sizes_of(layer, sizes, proof.witness, chunk, strengths[1]).mid
             logits = layer.additive(chunk, *strengths).mid
-            slope = _slopes(logits[chunk.of_item], size.sum(1)[chunk.of_item], between[chunk.target], chunk.target)
+            slope = slopes(logits[chunk.of_item], size.sum(1)[chunk.of_item], between[chunk.target], chunk.target)
             count = items.count[items.of_contexts(chunk.contexts.start, chunk.contexts.stop)]
             cost = torch.zeros(len(size), dtype=torch.float64).index_add_(0, chunk.of_item, slope * count)
             paid = cost[:, None] * size
@@ -68,7 +68,7 @@ def waterfall(network: Network, items: Items, proof: Proof, truth: Truth, top: i
     )
 
 
-def _slopes(
+def slopes(
     logits: Float[Tensor, "item token"],
     size: Float[Tensor, " item"],
     between: Float[Tensor, "item token"],

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from crossproof.findings import Findings
 from crossproof.study.base import StudyResults
+from crossproof.study.dictionaries import CoderRecord
 
 
 class _Record(BaseModel):
@@ -20,6 +21,8 @@ class Proved(_Record):
     right: int
     operations: dict[str, int]
     seconds: float
+    dictionary: str | None = None
+    """In whose directions features were taken apart."""
 
     @property
     def total(self) -> int:
@@ -55,6 +58,46 @@ class WaterfallRecord(_Record):
     pairs: list[tuple[str, str, float]]
 
 
+class CostsRecord(_Record):
+    centre: float
+    """The loss if no part met another at a neuron that is not read out."""
+    bound: float
+    drawn: int | None
+    """How many windows were drawn to tell pairs apart in; None if that was all of them."""
+    pairs: list[tuple[str, str, float]]
+    """Of directions: the one on the smaller side, the one that takes it off, and their part of bound − centre;
+    those that cost most, and those that cost most of two features that the dictionary has."""
+    left: float
+    """The share of bound − centre of pairs with what the dictionary leaves."""
+
+
+class DictionaryRecord(_Record):
+    name: str
+    coder: CoderRecord
+    """How it was trained; it has no seed if its run cannot be read."""
+    features: int
+    """How many directions there are."""
+    slots: int
+    """How many of them what a token says is written in."""
+    unexplained: float
+    """What they leave over of all that tokens say, as a part of its squared length."""
+    worst: str
+    """Of what most is left over, and how much of it."""
+    worst_part: float
+    rung: str
+    """By masses, with as many read out as ever."""
+    tokens: str
+    """The same without a dictionary."""
+    loss: float | None
+    operations: int
+    costs: CostsRecord | None
+    """None if the bound is no number."""
+
+    @property
+    def trained(self) -> str:
+        return "not known" if self.coder.seed is None else self.coder.group
+
+
 class SubjectRecord(_Record):
     subject: str
     windows: int
@@ -67,10 +110,27 @@ class SubjectRecord(_Record):
     proved: list[Proved]
     checked: Checked
     waterfall: WaterfallRecord | None
+    dictionaries: list[DictionaryRecord] = []
 
     @property
     def certified(self) -> Proved:
-        return next(row for row in self.proved if row.name == self.checked.rung)
+        return self.row(self.checked.rung)
+
+    def row(self, name: str) -> Proved:
+        return next(row for row in self.proved if row.name == name)
+
+    @property
+    def best_dictionary(self) -> DictionaryRecord | None:
+        """The one with the lowest bound."""
+        known = [its for its in self.dictionaries if its.loss is not None]
+        return min(known, key=lambda its: its.loss or 0.0, default=None)
+
+
+DICTIONARIES = (
+    "In the directions of a dictionary what each token says is a few of them and an error atom, which is all that they "
+    "leave; so what is proved is of the model itself, whatever the dictionary. It is what tokens as they are prove "
+    "with particular offsets (docs/proofs.md, T13): how far the dictionary's features explain it, each by itself.",
+)
 
 
 class LadderStudy(StudyResults):
@@ -93,5 +153,6 @@ class LadderStudy(StudyResults):
                 "Brute force from tables could leave out neurons that are off, about half of them, and would then take "
                 "about half as many operations as are counted for it.",
                 "The waterfall shares out what features that meet cost, in proportion to each pair's slope times size.",
+                *(DICTIONARIES if any(its.dictionaries for its in self.subjects) else ()),
             ),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from crossproof.findings import Cell, Claim, Figure, Series, Table
+from crossproof.study.ladder import shown_dictionaries
 from crossproof.study.ladder.results import LadderStudy, Proved, SubjectRecord, WaterfallRecord
 
 WORTH = 1.0
@@ -39,6 +40,7 @@ def claims(found: LadderStudy) -> Iterator[Claim]:
             verdict="holds" if proved and share < 1 else "does not hold",
             why="Holds if that bound does, and takes fewer operations than the cleverest brute force.",
         )
+        yield from shown_dictionaries.claims(its)
 
 
 def answer(found: LadderStudy) -> str:
@@ -57,6 +59,7 @@ def answer(found: LadderStudy) -> str:
             f"force; at least {row.right / its.windows:.1%} of {its.windows:,} windows predicted rightly (truly "
             f"{its.right / its.windows:.1%}). The checker {verdict} the certificate in {its.checked.seconds:.0f} s"
             + (" (vacuous)" if row.loss is not None and row.loss >= its.lines.uniform else "")
+            + shown_dictionaries.answer(its)
         )
     return ". ".join(said) + "."
 
@@ -109,7 +112,7 @@ def _ladder(its: SubjectRecord) -> Figure:
         *(
             Series(name=rung, x=tuple(float(row.total) for row in rows), y=tuple(row.loss for row in rows),
                    words=tuple(row.name for row in rows))
-            for rung, rows in _by_rung(shown).items()
+            for rung, rows in _by_series(shown).items()
         ),
         Series(name="brute force, naive", x=(float(its.naive),), y=(its.truth,)),
         *(Series(name=name, x=tuple(reach), y=(level,) * 2) for name, level in lines.items() if level is not None),
@@ -147,10 +150,13 @@ def _fractions(its: SubjectRecord) -> Iterator[Series]:
         )
 
 
-def _by_rung(rows: list[Proved]) -> dict[str, list[Proved]]:
+def _by_series(rows: list[Proved]) -> dict[str, list[Proved]]:
+    """By rung, and all rungs in the directions of one dictionary together."""
     found: dict[str, list[Proved]] = {}
     for row in sorted(rows, key=lambda row: row.total):
-        found.setdefault(row.rung + (" with offsets" if "offsets" in row.name else ""), []).append(row)
+        rung = row.rung + (" with offsets" if ", offsets" in row.name else "")
+        name = rung if row.dictionary is None else f"directions of {row.dictionary}"
+        found.setdefault(name, []).append(row)
     return found
 
 
@@ -180,6 +186,7 @@ def tables(found: LadderStudy) -> Iterator[Table]:
                 [{"feature": a, "with": b, "nats": cost} for a, b, cost in its.waterfall.pairs],
                 note="What the explanation does not explain: a feature that names such a pair would prove more.",
             )
+        yield from shown_dictionaries.tables(its)
 
 
 def _row(its: SubjectRecord, row: Proved) -> dict[str, Cell]:

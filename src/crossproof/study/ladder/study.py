@@ -6,7 +6,7 @@ run.json  results.json  findings.json  certificates/SUBJECT/
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from crossproof.errors import CrossproofError
@@ -21,7 +21,9 @@ from crossproof.proof.prove import How, Proof, Rivals, Truth, check_every_item, 
 from crossproof.proof.waterfall import waterfall
 from crossproof.runs import Clock
 from crossproof.study.base import once
+from crossproof.study.ladder import dictionaries
 from crossproof.study.ladder.config import LadderConfig
+from crossproof.study.ladder.dictionaries import Learned
 from crossproof.study.ladder.results import Checked, LadderStudy, Lines, Proved, SubjectRecord, WaterfallRecord
 
 KIND = "ladder"
@@ -36,23 +38,24 @@ def run(config: LadderConfig) -> LadderStudy:
         twice = {of.name for of in subjects if [other.name for other in subjects].count(of.name) > 1}
         if twice:
             raise CrossproofError(f"subjects: {', '.join(twice)} is there twice; give each once")
-        return lambda: study(config, subjects)
+        learned = dictionaries.opened(config, subjects)
+        return lambda: study(config, subjects, learned)
 
     return once(config.out, KIND, config, LadderStudy, prepare)
 
 
-def study(config: LadderConfig, subjects: list[Provable]) -> LadderStudy:
-    return LadderStudy(subjects=[_climbed(config, of) for of in subjects])
+def study(config: LadderConfig, subjects: list[Provable], learned: Mapping[str, list[Learned]]) -> LadderStudy:
+    return LadderStudy(subjects=[_climbed(config, of, learned[of.name]) for of in subjects])
 
 
-def _climbed(config: LadderConfig, of: Provable) -> SubjectRecord:
+def _climbed(config: LadderConfig, of: Provable, learned: list[Learned]) -> SubjectRecord:
     network, items = of.network, of.items
     rivals, clock = Rivals.of(network, items), Clock()
     brutal = prove(network, items, How("brute"))
     truth = Truth.from_brute_force(brutal)
     proofs: list[Proof] = []
     rows: list[Proved] = []
-    for how in (brutal.how, *rungs_for(config, network)):
+    for how in (brutal.how, *rungs_for(config, network), *dictionaries.rungs_for(config, network, learned)):
         proof = brutal if how == brutal.how else prove(network, items, how)
         check_every_item(proof, truth)
         proofs.append(proof)
@@ -64,10 +67,11 @@ def _climbed(config: LadderConfig, of: Provable) -> SubjectRecord:
                 right=proof.proved.right,
                 operations=proof.operations,
                 seconds=clock.seconds(),
+                dictionary=None if how.dictionary is None else how.dictionary.name,
             )
         )
         clock = Clock()
-    best = _best(proofs, config.most * rivals.cached)
+    best = _best(proofs, config.most * rivals.cached, math.log(network.vocabulary))
     folder = config.out / "certificates" / Path(of.name).name
     write(folder, of_windows(of, best, truth, rivals))
     clock = Clock()
@@ -86,14 +90,17 @@ def _climbed(config: LadderConfig, of: Provable) -> SubjectRecord:
         proved=rows,
         checked=checked,
         waterfall=_waterfall(of, min(by_pairs, key=lambda proof: proof.proved.loss), truth) if by_pairs else None,
+        dictionaries=[dictionaries.recorded(config, of, its, proofs, truth) for its in learned],
     )
 
 
-def _best(proofs: list[Proof], most: float) -> Proof:
-    """The lowest bound of those that take no more operations, or the one that takes least."""
-    cheap = [proof for proof in proofs if sum(proof.operations.values()) <= most]
+def _best(proofs: list[Proof], most: float, vacuous: float) -> Proof:
+    """The lowest bound of those that take no more operations, or the one that takes least. Only of those that say
+    something and know the model through features, if there are any: the end of the ladder is cheap and vacuous."""
+    telling = [proof for proof in proofs if proof.how.rung != "brute" and proof.proved.loss < vacuous] or proofs
+    cheap = [proof for proof in telling if sum(proof.operations.values()) <= most]
     if not cheap:
-        return min(proofs, key=lambda proof: sum(proof.operations.values()))
+        return min(telling, key=lambda proof: sum(proof.operations.values()))
     return min(cheap, key=lambda proof: proof.proved.loss)
 
 
@@ -108,6 +115,7 @@ def rungs_for(config: LadderConfig, network: Network) -> Iterator[How]:
         yield from (How("pairs", each) for each in range(1, joined + 1))
     if config.vectors and not network.has_attention and not network.norm:
         yield How("vectors", 1)
+    yield How("uniform")
 
 
 def _lines(config: LadderConfig, of: Provable, rivals: Rivals, truth: Truth, rows: list[Proved]) -> Lines:
