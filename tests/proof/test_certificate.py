@@ -113,16 +113,21 @@ def test_models_that_read_no_windows_are_refused_by_name(text: Path) -> None:
 
 
 def test_a_dictionary_that_leaves_something_over_needs_error_atoms(subject: Path, text: Path, tmp_path: Path) -> None:
-    coder = coder_of(tmp_path / "coder", ("blocks.0.hook_mlp_in",), 8)
+    coder = coder_of(tmp_path / "coder", ("blocks.0.hook_mlp_in",), 8, str(subject))
     plain = {"subject": str(subject), "data": text, "rung": "masses", "read": 2, "out": tmp_path / "out"}
     with pytest.raises(MismatchError, match=r"coder does not reproduce .* left over, most of '.' at .*--error-atoms"):
         certify(CertifyConfig.model_validate(plain | {"coder": coder}))
     assert not (tmp_path / "out").exists()
     made = certify(CertifyConfig.model_validate(plain | {"coder": coder, "error_atoms": True}))
     assert made.measured["unexplained"] > 1e-3
+    assert made.made["dictionary"] == "coder"
     accepted, said = check(tmp_path / "out")
     assert accepted, said
     assert "unexplained" not in certify(CertifyConfig.model_validate(plain | {"out": tmp_path / "none"})).measured
+    with pytest.raises(CrossproofError, match="--error-atoms: they are of a coder"):
+        certify(CertifyConfig.model_validate(plain | {"error_atoms": True}))
+    with pytest.raises(CrossproofError, match="pairs knows no dictionary"):  # before anything is looked at
+        certify(CertifyConfig.model_validate(plain | {"coder": coder, "rung": "pairs"}))
     with pytest.raises(CrossproofError, match="--coder: the rung groups"):
         certify(CertifyConfig(subject="maxof4", rung="groups", coder=coder, out=tmp_path / "groups"))
 

@@ -142,6 +142,16 @@ def test_directions_that_are_the_tokens_themselves_leave_nothing_and_cost_nothin
     assert proof.proved.loss >= plain - 1e-9
 
 
+def test_under_a_norm_directions_are_heard_without_their_mean() -> None:
+    network, items = Network.of(state_of(4), norm=True), items_of(4)
+    stream = Network.of(state_of(4))
+    as_written = Dictionary("tokens", vectors(stream, items, {}).float() + 7.0, 1)
+    proof = prove(network, items, How("masses", read=1, dictionary=as_written))
+    assert unexplained(network, items, proof.witness).part < 1e-9
+    tokens = prove(network, items, How("masses", read=1)).proved.loss
+    assert proof.proved.loss == pytest.approx(tokens, rel=1e-4)
+
+
 def test_uniform_is_never_below_masses_costs_less_and_is_exact_where_all_say_no() -> None:
     state, items = state_of(2), items_of(2)
     network = Network.of(state)
@@ -178,10 +188,10 @@ def test_pursuit_takes_no_direction_twice_never_gains_length_and_finds_what_is_t
     assert bool((left.norm(dim=1) <= anything.norm(dim=1) * (1 + 1e-5)).all())
 
 
-def coder_of(folder: Path, sites: tuple[str, ...], width: int = D) -> Path:
+def coder_of(folder: Path, sites: tuple[str, ...], width: int = D, subject: str = "small") -> Path:
     coder = Crosscoder(
         CrosscoderConfig(
-            sites=tuple(Site(subject="small", hook=site) for site in sites),
+            sites=tuple(Site(subject=subject, hook=site) for site in sites),
             width=width,
             features=4,
             activation="topk",
@@ -196,13 +206,15 @@ def coder_of(folder: Path, sites: tuple[str, ...], width: int = D) -> Path:
 def test_a_crosscoder_gives_its_decoder_rows_where_the_mlp_reads(tmp_path: Path) -> None:
     network = Network.of(state_of(0))
     folder = coder_of(tmp_path / "coder", ("blocks.0.hook_resid_pre", "blocks.0.hook_mlp_in"))
-    its = Dictionary.open(str(folder), network)
+    its = Dictionary.open(str(folder), "small", network)
     torch.testing.assert_close(its.directions, Crosscoder.from_pretrained(folder).decoder[:, 1].detach())
     assert (its.name, its.slots) == ("coder", 2)
     with pytest.raises(MismatchError, match="hook_resid_mid or"):
-        Dictionary.open(str(coder_of(tmp_path / "other", ("blocks.0.hook_resid_pre",))), network)
+        Dictionary.open(str(coder_of(tmp_path / "other", ("blocks.0.hook_resid_pre",))), "small", network)
     with pytest.raises(MismatchError, match="5 wide"):
-        Dictionary.open(str(coder_of(tmp_path / "narrow", ("blocks.0.hook_mlp_in",), 5)), network)
+        Dictionary.open(str(coder_of(tmp_path / "narrow", ("blocks.0.hook_mlp_in",), 5)), "small", network)
+    with pytest.raises(MismatchError, match="was trained on small, and the model is large"):
+        Dictionary.open(str(folder), "large", network)
 
 
 def test_what_does_not_go_with_a_dictionary_is_refused_by_name() -> None:

@@ -152,7 +152,7 @@ def test_dictionaries_are_rungs_of_their_models_and_what_they_cost_is_said_by_fe
         assert table.by_column[0] == ("tokens as they are", *(each.name for each in its.dictionaries))
         for each, row in zip(its.dictionaries, table.rows[1:], strict=True):
             folder = next(coder for coder in coders if Path(coder).name == each.name)
-            proof = prove(of.network, of.items, How("masses", 1, 2, 0, Dictionary.open(folder, of.network)))
+            proof = prove(of.network, of.items, How("masses", 1, 2, 0, Dictionary.open(folder, of.name, of.network)))
             assert each.loss == pytest.approx(proof.proved.loss) == its.row(each.rung).loss
             assert each.operations == sum(proof.operations.values())
             assert (each.features, each.slots, each.tokens) == (6, 3, "masses, 2 read out")
@@ -262,12 +262,14 @@ def test_claims_are_of_dictionaries_that_are_trained_alike_but_for_a_penalty() -
 
 def test_the_pairs_that_are_shown_are_of_the_dictionary_with_the_lowest_bound() -> None:
     its = with_losses(plain=[3.0, 2.5], one=[2.75])
-    costs = CostsRecord(centre=1.0, bound=2.0, drawn=7, pairs=[("feature 3", "feature 5", 0.5)], left=0.25)
+    costs = CostsRecord(centre=1.0, bound=2.0, drawn=7, pairs=[("feature 3", "feature 5", 0.5)], left=0.25,
+                        features=[("feature 3", 0.5)], neurons=[(9, 0.75)])  # fmt: skip
     row = its.proved[0].model_copy(update={"rung": "uniform", "name": "uniform"})
     dictionaries = [each.model_copy(update={"costs": costs}) for each in its.dictionaries]
     rows = [row.model_copy(update={"dictionary": each.name}) for each in dictionaries]
     its = its.model_copy(update={"dictionaries": dictionaries, "proved": [*its.proved, row, *rows]})
-    *_, table = shown_dictionaries.tables(its)
+    *_, table, alone = shown_dictionaries.tables(its)
+    assert alone.rows == (("feature 3", 0.5, 9, 0.75),)
     assert "plain-1" in table.title
     assert table.rows == (("feature 3", "feature 5", 0.5),)
     assert "7 windows drawn" in table.note

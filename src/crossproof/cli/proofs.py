@@ -31,7 +31,10 @@ def _said(certificate: Certificate, out: Path) -> tuple[Any, ...]:
         f"{total / certificate.brute_force['naive']:.4f} of naive brute force",
     ]
     if "unexplained" in certificate.measured:
-        said.append(f"error atoms: {certificate.measured['unexplained']:.1%} of what tokens say to the MLP")
+        said.append(
+            f"in the directions of {certificate.made['dictionary']}; error atoms have "
+            f"{certificate.measured['unexplained']:.1%} of what tokens write where the MLP reads, and its biases"
+        )
     if certificate.vacuous:
         said.append(
             f"WARNING: vacuous: a model that says all tokens are as likely has a loss of {certificate.uniform:.6f}"

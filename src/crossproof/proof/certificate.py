@@ -14,6 +14,7 @@ from torch import Tensor
 from crossproof import runs
 from crossproof.errors import CrossproofError
 from crossproof.files import replace_folder, write_json, write_safetensors
+from crossproof.proof.dictionary import unexplained
 from crossproof.proof.provable import Provable
 from crossproof.proof.prove import Proof, Rivals, Truth, check_every_item
 from crossproof.subject.zoo.records import sha256
@@ -99,12 +100,15 @@ class Made:
     loss: float
     """The model's own, up to the rounding of one run in balls."""
     right: int
+    dictionary: str | None = None
+    """In whose directions features were written."""
     unexplained: float | None = None
-    """What a learned dictionary leaves to error atoms; None without one."""
+    """What that leaves to error atoms."""
 
 
-def of_windows(of: Provable, proof: Proof, truth: Truth, rivals: Rivals, unexplained: float | None = None) -> Made:
+def of_windows(of: Provable, proof: Proof, truth: Truth, rivals: Rivals) -> Made:
     check_every_item(proof, truth)
+    dictionary = proof.how.dictionary
     return Made(
         statement=Statement(
             subject=of.name,
@@ -124,7 +128,8 @@ def of_windows(of: Provable, proof: Proof, truth: Truth, rivals: Rivals, unexpla
         brute_force={"cached": rivals.cached, "naive": rivals.naive},
         loss=truth.loss,
         right=truth.right,
-        unexplained=unexplained,
+        dictionary=None if dictionary is None else dictionary.name,
+        unexplained=None if dictionary is None else unexplained(of.network, of.items, proof.witness).part,
     )
 
 
@@ -150,7 +155,7 @@ def write(folder: Path, made: Made) -> Certificate:
             assumptions=list(ASSUMPTIONS),
             measured={"loss": made.loss, "right": made.right, "uniform": math.log(made.vocabulary)}
             | ({} if made.unexplained is None else {"unexplained": made.unexplained}),
-            made=runs.provenance(),
+            made=runs.provenance() | ({} if made.dictionary is None else {"dictionary": made.dictionary}),
         )
         write_json(fresh / CERTIFICATE, certificate.model_dump())
     return certificate

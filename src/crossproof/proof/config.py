@@ -31,8 +31,8 @@ class CertifyConfig(Strict):
     offsets: Annotated[int, Field(ge=0)] = 0
     """masses: steps of a search for offsets, which take from corrections what features foretell one by one; 0: none."""
     coder: Path | None = None
-    """masses, uniform: a crosscoder of the model, in whose directions the features of the proof are written. Default:
-    features are tokens at positions as they are."""
+    """masses, uniform: a crosscoder of the model; what tokens say to the MLP is written in its decoder's directions,
+    and its encoder is not used. Default: features are tokens at positions as they are."""
     error_atoms: bool = False
     """With a coder: what it leaves over of a token is a feature too. Without that it must leave nothing."""
     features: Count = 96

@@ -24,9 +24,10 @@ from torch.nn import functional as F
 from crossproof.errors import MismatchError, UnsupportedModel
 from crossproof.progress import progress
 from crossproof.proof.network import Network
-from crossproof.proof.prove import Proof, Truth
-from crossproof.proof.rungs.layers import BENT, DICTIONARY, Layers
+from crossproof.proof.prove import Proof
+from crossproof.proof.rungs.layers import BENT, Layers
 from crossproof.proof.rungs.masses import read_out
+from crossproof.proof.rungs.parts import DICTIONARY
 from crossproof.proof.rungs.windows import windows
 from crossproof.proof.statement import Items, Witness
 from crossproof.proof.waterfall import slopes
@@ -42,7 +43,6 @@ _TINY = 1e-300
 class Costs:
     """In nats, as means over the data."""
 
-    truth: float
     centre: float
     bound: float
     pairs: Float64[Tensor, "smaller larger"]
@@ -65,14 +65,15 @@ class Costs:
         return float(self.pairs[-1].sum() + self.pairs[:-1, -1].sum())
 
     def top(self, pairs: int, known: bool = False) -> list[tuple[int, int, float]]:
-        """Those that cost most, and what they cost; none that costs nothing. `known`: of two directions alone."""
+        """Those that cost most, and what they cost whichever of them is the smaller; none that costs nothing. `known`:
+        of two directions alone."""
         table = self.pairs[:-1, :-1] if known else self.pairs
-        worst = table.flatten().topk(min(pairs, table.numel()))
+        worst = (table.triu() + table.tril(-1).mT).flatten().topk(min(pairs, table.numel()))
         each = zip(worst.indices.tolist(), worst.values.tolist(), strict=True)
         return [(*divmod(index, len(table)), cost) for index, cost in each if cost > 0]
 
 
-def costs(network: Network, items: Items, proof: Proof, truth: Truth, seed: int = 0) -> Costs:
+def costs(network: Network, items: Items, proof: Proof, seed: int = 0) -> Costs:
     """Of a proof by the rung `masses` in the directions of a dictionary."""
     _check(network, proof)
     layers = Layers.of(network, items, proof.witness, uses=BENT)
@@ -80,7 +81,7 @@ def costs(network: Network, items: Items, proof: Proof, truth: Truth, seed: int 
     share = max(proof.proved.loss - centre, 0.0) / max(float(paid.sum()), _TINY)
     weight, drawn = _weights(paid * share, seed)
     pairs = _pairs(network, layers, proof.witness, weight)
-    return Costs(truth.loss, centre, proof.proved.loss, pairs, neurons * share, drawn)
+    return Costs(centre, proof.proved.loss, pairs, neurons * share, drawn)
 
 
 def _check(network: Network, proof: Proof) -> None:

@@ -1,8 +1,9 @@
 """A learned dictionary as the features of a proof: what tokens say to an MLP, in the directions of a crosscoder.
 
-The directions are the decoder rows at the stream that the first MLP reads. Each feature of the anchored explanation
-(`explanation.py`) is written as a few of them with strengths that are not negative, found by pursuit; how is of no
-concern to the proof. What they leave over is the feature's *error atom*.
+The directions are the decoder rows at the stream that the first MLP reads. What each token at each position says there
+(a feature of `explanation.py`) is written as a few of them with strengths that are not negative, found by pursuit and
+not by the crosscoder's encoder; how is of no concern to the proof. What they leave over is its *error atom*, to which
+the proof adds the neurons' biases where there is no norm.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from crossproof.errors import MismatchError, UnsupportedModel
 from crossproof.progress import progress
 from crossproof.proof.explanation import vectors
 from crossproof.proof.network import Network
-from crossproof.proof.rungs.parts import NAMES
+from crossproof.proof.rungs.parts import DICTIONARY
 from crossproof.proof.statement import Items, Witness
 
 SITES = ("blocks.0.hook_resid_mid", "blocks.0.hook_mlp_in")
@@ -42,27 +43,43 @@ class Dictionary:
     """How many of them each feature may have."""
 
     @classmethod
-    def open(cls, folder: str, network: Network) -> Dictionary:
+    def open(cls, folder: str, subject: str, network: Network) -> Dictionary:
         """Of a crosscoder that reads this model where its first MLP does."""
         coder = Crosscoder.from_pretrained(folder)
-        sites = coder.sites
-        site = next((sites.index(name) for name in SITES if name in sites), None)
+        name = subject_of(folder, coder)
+        if Path(name).resolve() != Path(subject).resolve():
+            raise MismatchError(f"coder: {folder} was trained on {name}, and the model is {subject}; give one of that")
+        sites = coder.positions(name)
+        site = next((sites[hook] for hook in SITES if hook in sites), None)
         if site is None:
             raise MismatchError(
-                f"{folder} reads {', '.join(sites)}, and a proof needs what it writes at {' or '.join(SITES)}: train "
-                "one with that site"
+                f"coder: {folder} reads {', '.join(sites)}, and a proof needs what it writes at {' or '.join(SITES)}: "
+                "train one with that site"
             )
         if coder.config.width != network.width:
-            raise MismatchError(f"{folder}: its directions are {coder.config.width} wide, the model {network.width}")
+            raise MismatchError(
+                f"coder: {folder}: its directions are {coder.config.width} wide, the model {network.width}"
+            )
         return cls(Path(folder).name, coder.decoder[:, site].detach(), coder.config.k or SLOTS)
 
     def witness(self, network: Network, items: Items, witness: Witness) -> dict[str, Tensor]:
         """`directions`, `active` and `strength` (rungs/parts.py) for the features that a witness gives the model."""
         if network.n_mlps == 0:
             raise UnsupportedModel("the model has no MLP that could hear a dictionary's features")
-        its = vectors(network, items, witness).float()
-        active, strength = pursued(its, self.directions, min(self.slots, len(self.directions)))
-        return dict(zip(NAMES, (self.directions, active.to(torch.int32), strength), strict=True))
+        its, directions = vectors(network, items, witness).float(), self.directions
+        if network.norm:  # the MLP hears no mean
+            directions = directions - directions.mean(1, keepdim=True)
+        active, strength = pursued(its, directions, min(self.slots, len(directions)))
+        return dict(zip(DICTIONARY, (directions, active.to(torch.int32), strength), strict=True))
+
+
+def subject_of(folder: str, coder: Crosscoder) -> str:
+    """The one model that a crosscoder reads."""
+    if len(coder.subjects) > 1:
+        raise MismatchError(
+            f"coder: {folder} reads several models ({', '.join(coder.subjects)}), and a proof is of one; leave it out"
+        )
+    return coder.subjects[0]
 
 
 def pursued(
@@ -107,7 +124,7 @@ class Unexplained:
 def unexplained(network: Network, items: Items, witness: Witness) -> Unexplained:
     """With a dictionary's tensors in the witness."""
     its = vectors(network, items, witness)
-    directions, active, strength = (witness[name] for name in NAMES)
+    directions, active, strength = (witness[name] for name in DICTIONARY)
     square, left = its.square().sum(1), torch.zeros(len(its), dtype=torch.float64)
     with progress("error atoms", len(its), "features") as bar:
         for start in range(0, len(its), FEATURES_AT_ONCE):

@@ -32,6 +32,21 @@ class How:
     dictionary: Dictionary | None = None
     """masses, uniform: what features are taken apart along. None: they are tokens as they are."""
 
+    def check(self) -> None:
+        """That what is chosen goes together."""
+        if self.dictionary is None:
+            return
+        if self.rung not in WITH_DICTIONARY:
+            raise CrossproofError(
+                f"rung: {self.rung} knows no dictionary's features; take {' or '.join(WITH_DICTIONARY)}, or leave out "
+                "the coder"
+            )
+        if self.offsets:
+            raise CrossproofError(
+                "offsets: a search for them takes out of the masses again what a dictionary adds (docs/proofs.md, "
+                "T13); leave out the coder, or set offsets to 0"
+            )
+
     def __str__(self) -> str:
         parts = [self.rung]
         if self.rung == "masses":
@@ -90,7 +105,7 @@ class Proof:
 
 def prove(network: Network, items: Items, how: How) -> Proof:
     """Choose a witness, and prove with it what it gives."""
-    _check(how)
+    how.check()
     witness = conjunctions(network, items, how.joined)
     if how.dictionary is not None:
         witness |= how.dictionary.witness(network, items, witness)
@@ -99,21 +114,6 @@ def prove(network: Network, items: Items, how: How) -> Proof:
         bounds = RUNGS[how.rung].verify(network, items, witness)
         result = proved(bounds, items)
     return Proof(how, witness, bounds, result, tally.parts)
-
-
-def _check(how: How) -> None:
-    if how.dictionary is None:
-        return
-    if how.rung not in WITH_DICTIONARY:
-        raise CrossproofError(
-            f"rung: {how.rung} knows no dictionary's features; take {' or '.join(WITH_DICTIONARY)}, or leave out the "
-            "coder"
-        )
-    if how.offsets:
-        raise CrossproofError(
-            "offsets: a search for them takes out of the masses again what a dictionary adds (docs/proofs.md, T13); "
-            "leave out the coder, or set offsets to 0"
-        )
 
 
 def operations(verify: Verify, network: Network, items: Items, witness: Witness) -> dict[str, int]:

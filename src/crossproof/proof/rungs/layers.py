@@ -25,14 +25,13 @@ from crossproof.proof.arithmetic.ball import Ball, exact
 from crossproof.proof.arithmetic.tally import count, part
 from crossproof.proof.explanation import Heard, explain, heard
 from crossproof.proof.network import Network
-from crossproof.proof.rungs.parts import NAMES, masses_of
+from crossproof.proof.rungs.parts import DICTIONARY, masses_of
 from crossproof.proof.rungs.windows import Windows, combined
 from crossproof.proof.statement import Items, Witness
 
-DICTIONARY = NAMES
-"""What features of the first MLP are made of (`parts.py`)."""
 BENT = (*DICTIONARY, "offset", "scale")
-"""And `offset_L` [feature, neuron] and `scale_L` [neuron] of MLP L."""
+"""What features of the first MLP are made of (`parts.py`), and `offset_L` [feature, neuron] and `scale_L` [neuron] of
+MLP L."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What a feature says to a neuron, taken apart: along the directions of a dictionary, and a rest.
 
-    p = Σ_slot p_slot + rest,    P⁺ ≥ Σ relu(p_slot) + relu(rest) at every neuron, and P⁻ alike
+    p = Σ_slot p_slot + rest,    P⁺ = Σ relu(p_slot) + relu(rest) at every neuron, and P⁻ alike
 
 A learned dictionary reproduces no model's embedding exactly. What it leaves is an *error atom* of each feature, so that
 its parts and the rest are what the feature says, whatever the witness holds, and L1 is about all of them.
@@ -14,7 +14,7 @@ from crossproof.errors import MismatchError
 from crossproof.proof.arithmetic.ball import Ball, concatenate, exact
 from crossproof.proof.statement import Witness
 
-NAMES = ("directions", "active", "strength")
+DICTIONARY = ("directions", "active", "strength")
 """Directions in the stream that the first MLP reads, [direction, width]; which of them each feature of the explanation
 is made of, and how much, [feature, slot]."""
 CHUNK = 256
@@ -23,9 +23,9 @@ CHUNK = 256
 
 def masses_of(table: Ball, W_in: Ball, witness: Witness) -> tuple[Ball, Ball]:
     """The positive and the negative mass of each feature, [feature, neuron], from what it says in all."""
-    if NAMES[0] not in witness:
+    if DICTIONARY[0] not in witness:
         return table.relu(), (-table).relu()
-    directions, active, strength = (witness[name] for name in NAMES)
+    directions, active, strength = (witness[name] for name in DICTIONARY)
     _check(active, strength, len(table), len(directions))
     said, weight = exact(directions) @ W_in, exact(strength)
     sides = [

@@ -2,10 +2,9 @@
 
 What is left over of a neuron is no more than either mass (L1), and the norm of a sum is no more than the sum of norms:
 
-    ‖δ‖ ≤ min(Σ_i α_i ‖relu(p_i)‖, Σ_i α_i ‖relu(−p_i)‖)
+    ‖d‖ ≤ min(Σ_i α_i ‖P⁺(i)‖, Σ_i α_i ‖P⁻(i)‖),   P± of feature i: relu(±p_i), or the sum of its parts' (`parts.py`)
 
-So a window costs its logits and two look-ups a feature, and nothing is known of which neurons features meet at. That
-is vacuous wherever many features are active, also on models that were trained for it.
+So a window costs its logits and two look-ups a feature, and nothing is known of which neurons features meet at.
 """
 
 from __future__ import annotations
@@ -13,8 +12,9 @@ from __future__ import annotations
 from crossproof.proof.arithmetic.ball import Ball
 from crossproof.proof.arithmetic.tally import part
 from crossproof.proof.network import Network
-from crossproof.proof.rungs.layers import DICTIONARY, Layers
+from crossproof.proof.rungs.layers import Layers
 from crossproof.proof.rungs.loss import of_target
+from crossproof.proof.rungs.parts import DICTIONARY
 from crossproof.proof.rungs.windows import Windows, bound_margins, combined
 from crossproof.proof.statement import Bounds, Items, Witness
 
@@ -32,9 +32,9 @@ def verify(network: Network, items: Items, witness: Witness) -> Bounds:
             logits = layers.additive(chunk, in_stream, at_neurons)
             codes = layers.heard.codes[chunk.contexts]
             sizes = []
-            for positive, negative in loud:
-                either = (combined(norms, codes, at_neurons)[:, 0] for norms in (positive, negative))
-                sizes.append(next(either).minimum(next(either)).upper())
+            for norms in loud:
+                positive, negative = (combined(side, codes, at_neurons)[:, 0] for side in norms)
+                sizes.append(positive.minimum(negative).upper())
         with part("items"):
             its = logits[chunk.of_item]
             its = its - of_target(its, chunk.target)

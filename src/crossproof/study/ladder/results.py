@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import BaseModel, ConfigDict
 
 from crossproof.findings import Findings
@@ -65,8 +67,12 @@ class CostsRecord(_Record):
     drawn: int | None
     """How many windows were drawn to tell pairs apart in; None if that was all of them."""
     pairs: list[tuple[str, str, float]]
-    """Of directions: the one on the smaller side, the one that takes it off, and their part of bound − centre;
-    those that cost most, and those that cost most of two features that the dictionary has."""
+    """Of directions, and their part of bound − centre: those that cost most, and those that cost most of two features
+    that the dictionary has."""
+    features: list[tuple[str, float]]
+    """The directions that cost most, with half of every pair that they are in."""
+    neurons: list[tuple[int, float]]
+    """The neurons at which most of it is."""
     left: float
     """The share of bound − centre of pairs with what the dictionary leaves."""
 
@@ -123,7 +129,7 @@ class SubjectRecord(_Record):
     def best_dictionary(self) -> DictionaryRecord | None:
         """The one with the lowest bound."""
         known = [its for its in self.dictionaries if its.loss is not None]
-        return min(known, key=lambda its: its.loss or 0.0, default=None)
+        return min(known, key=lambda its: math.inf if its.loss is None else its.loss, default=None)
 
 
 DICTIONARIES = (

@@ -23,7 +23,7 @@ def claims(its: SubjectRecord) -> Iterator[Claim]:
         return
     losses = defaultdict[str, list[float]](list)
     for dictionary in alike:
-        losses[dictionary.coder.penalty].append(dictionary.loss or 0.0)
+        losses[dictionary.coder.penalty].append(math.inf if dictionary.loss is None else dictionary.loss)
     plain = losses.pop(PLAIN)
     penalty = min(losses, key=lambda name: fmean(losses[name]))
     best = losses[penalty]
@@ -39,13 +39,14 @@ def claims(its: SubjectRecord) -> Iterator[Claim]:
         id=f"ladder.dictionary.{its.subject}",
         claim="A dictionary with a penalty on interactions certifies more than one without.",
         paper="in principle; no bound was computed",
-        measure=f"certified loss with less that without a penalty, nats ({penalty})",
+        measure=f"certified loss of dictionaries with a penalty ({penalty}), minus that without, nats",
         ours=fmean(best) - fmean(plain),
         low=min(best) - max(plain),
         high=max(best) - min(plain),
         verdict=verdict,
-        why=f"Holds if there are at least {FEW} of each, every one with the penalty is below every one without, and "
-        f"chance would do that in at most {BY_CHANCE:g} of all cases; does not hold if there are as many and none with "
+        why=f"Holds if there are at least {FEW} of each, or {FEW + 1} with two penalties to choose from, every one "
+        "with the penalty is below every one without, and chance would do that in at most "
+        f"{BY_CHANCE:g} of all cases; does not hold if there are as many and none with "
         f"any penalty is below any without. {below} of {len(best)} are below all {len(plain)} without; chance would do "
         f"that to all in {chance:.2g} of all cases, allowing for the choice of the penalty with the lowest mean of "
         f"{len(losses)}. The difference is one of means over seeds; its ends are the least and the largest between any "
@@ -84,11 +85,19 @@ def tables(its: SubjectRecord) -> Iterator[Table]:
         where = "all windows" if costs.drawn is None else f"{costs.drawn:,} windows drawn by what they cost"
         yield Table.of(
             f"Pairs of directions of {best.name} that cost the bound of {its.subject} most",
-            [{"direction": a, "taken off by": b, "nats": paid} for a, b, paid in costs.pairs],
+            [{"direction": a, "and": b, "nats": paid} for a, b, paid in costs.pairs],
             note=f"By {best.rung}; told apart in {where}. The pairs that cost most, and those that cost most of two "
             f"features: {shown:.3g} of the {costs.bound - costs.centre:.3g} nats between the bound and the loss if "
             f"nothing met at neurons that are not read out. {costs.left:.1%} of these is of pairs with what the "
             "dictionary leaves, to which the neurons' biases are counted.",
+        )
+        yield Table.of(
+            f"Directions of {best.name}, and neurons, that cost the bound of {its.subject} most",
+            [
+                {"direction": name, "nats": paid, "neuron": number, "nats there": there}
+                for (name, paid), (number, there) in zip(costs.features, costs.neurons, strict=False)
+            ],
+            note="Two lists side by side. A direction has half of every pair that it is in.",
         )
 
 

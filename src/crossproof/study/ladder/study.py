@@ -90,7 +90,7 @@ def _climbed(config: LadderConfig, of: Provable, learned: list[Learned]) -> Subj
         proved=rows,
         checked=checked,
         waterfall=_waterfall(of, min(by_pairs, key=lambda proof: proof.proved.loss), truth) if by_pairs else None,
-        dictionaries=[dictionaries.recorded(config, of, its, proofs, truth) for its in learned],
+        dictionaries=[dictionaries.recorded(config, of, its, proofs) for its in learned],
     )
 
 

@@ -133,7 +133,11 @@ FULL = Sizes(
         "subjects": (
             *("talesproof-c0.8", "talesproof-ln-c0.8", "talesproof-mlp-c0.8", "talesproof-mlp2-c0.8"),
             "talesproof",
-        )
+        ),
+        "characters": 300_000,
+        "read": (0, 8),
+        "offsets": 600,
+        "additive_steps": 100,
     },
 )
 
