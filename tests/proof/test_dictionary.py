@@ -231,6 +231,8 @@ def test_what_does_not_go_with_a_dictionary_is_refused_by_name() -> None:
     ):
         with pytest.raises(MismatchError, match=name):
             uniform.verify(network, items, witness | {name: wrong})
+    with pytest.raises(MismatchError, match="lacks the rest"):
+        uniform.verify(network, items, {"active": witness["active"]})
     with pytest.raises(CrossproofError, match="finite"):
         uniform.verify(network, items, witness | {"strength": witness["strength"] * torch.nan})
 

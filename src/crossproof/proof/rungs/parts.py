@@ -23,8 +23,11 @@ CHUNK = 256
 
 def masses_of(table: Ball, W_in: Ball, witness: Witness) -> tuple[Ball, Ball]:
     """The positive and the negative mass of each feature, [feature, neuron], from what it says in all."""
-    if DICTIONARY[0] not in witness:
+    there = [name for name in DICTIONARY if name in witness]
+    if not there:
         return table.relu(), (-table).relu()
+    if len(there) < len(DICTIONARY):
+        raise MismatchError(f"{', '.join(there)}: the witness lacks the rest of {', '.join(DICTIONARY)}")
     directions, active, strength = (witness[name] for name in DICTIONARY)
     _check(active, strength, len(table), len(directions))
     said, weight = exact(directions) @ W_in, exact(strength)
