@@ -137,6 +137,7 @@ FULL = Sizes(
         "characters": 300_000,
         "read": (0, 8),
         "offsets": 600,
+        "most": 0.6,
         "additive_steps": 100,
     },
 )
