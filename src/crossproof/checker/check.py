@@ -922,8 +922,7 @@ def pairs(model: Model, data: Data, witness: Witness) -> Margins:
                 squares, (below, above) = at_neurons * at_neurons, (each[which, ratio[its.contexts]] for each in tables)
                 sizes = (squares[:, meeting.first] * below + squares[:, meeting.second] * above).sqrt()
             total = sizes.sum(1).upper()
-        with part("items"):
-            return less_target(logits, its) + total[its.context][:, None] * apart[its.target]
+        return lifted(logits, [total], [apart], its)
 
     return margins
 

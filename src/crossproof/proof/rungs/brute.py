@@ -6,8 +6,7 @@ from crossproof.proof.arithmetic.ball import Ball
 from crossproof.proof.arithmetic.tally import part
 from crossproof.proof.explanation import explain, heard
 from crossproof.proof.network import Network, forward
-from crossproof.proof.rungs.loss import of_target
-from crossproof.proof.rungs.windows import Windows, bound_margins, combined
+from crossproof.proof.rungs.windows import Windows, bound_margins, combined, lifted
 from crossproof.proof.statement import Bounds, Items, Witness
 
 
@@ -33,9 +32,7 @@ def cached(network: Network, items: Items, witness: Witness) -> Bounds:
                     pre = pre + before @ W
                 hidden.append(pre.relu())
                 logits = logits + hidden[-1] @ speaks
-        with part("items"):
-            its = logits[chunk.of_item]
-            return its - of_target(its, chunk.target)
+        return lifted(chunk, logits)
 
     return bound_margins(items, margins)
 
@@ -48,8 +45,6 @@ def naive(network: Network, items: Items, witness: Witness) -> Bounds:
         with part("windows"):
             tokens = items.contexts[chunk.contexts].long().unbind(1)
             logits = forward(network, [network["W_E"][position][its] for position, its in enumerate(tokens)])
-        with part("items"):
-            its = logits[chunk.of_item]
-            return its - of_target(its, chunk.target)
+        return lifted(chunk, logits)
 
     return bound_margins(items, margins)

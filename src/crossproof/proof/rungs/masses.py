@@ -16,8 +16,7 @@ from crossproof.proof.arithmetic.ball import Ball
 from crossproof.proof.arithmetic.tally import count, part
 from crossproof.proof.network import Network
 from crossproof.proof.rungs.layers import BENT, Layers
-from crossproof.proof.rungs.loss import of_target
-from crossproof.proof.rungs.windows import Windows, bound_margins, windows
+from crossproof.proof.rungs.windows import Windows, bound_margins, lifted, windows
 from crossproof.proof.statement import Bounds, Items, Witness
 
 
@@ -39,12 +38,7 @@ def verify(network: Network, items: Items, witness: Witness) -> Bounds:
                 if index == last:
                     logits, left = read_out(logits, left, layers.mlps[last].to_logits, read[chunk.contexts])
                 sizes.append((left * left).sum(1).sqrt().upper())
-        with part("items"):
-            its = logits[chunk.of_item]
-            its = its - of_target(its, chunk.target)
-            for size, apart in zip(sizes, between, strict=True):
-                its = its + size[chunk.of_item][:, None] * apart[chunk.target]
-            return its
+        return lifted(chunk, logits, sizes, between)
 
     return bound_margins(items, margins)
 

@@ -21,8 +21,7 @@ from crossproof.proof.arithmetic.ball import Ball, concatenate
 from crossproof.proof.arithmetic.tally import count, part
 from crossproof.proof.network import Network
 from crossproof.proof.rungs.layers import Layers
-from crossproof.proof.rungs.loss import of_target
-from crossproof.proof.rungs.windows import Windows, bound_margins, windows
+from crossproof.proof.rungs.windows import Windows, bound_margins, lifted, windows
 from crossproof.proof.statement import Bounds, Items, Witness
 
 PAIRS = 4096
@@ -49,11 +48,7 @@ def verify(network: Network, items: Items, witness: Witness) -> Bounds:
             strengths = layer.heard.strengths(chunk.contexts)
             logits = layer.additive(chunk, *strengths)
             total = sizes_of(layer, sizes, witness, chunk, strengths[1]).sum(1).upper()
-        with part("items"):
-            its_logits = logits[chunk.of_item]
-            return (
-                its_logits - of_target(its_logits, chunk.target) + total[chunk.of_item][:, None] * between[chunk.target]
-            )
+        return lifted(chunk, logits, [total], [between])
 
     return bound_margins(items, margins)
 

@@ -13,9 +13,8 @@ from crossproof.proof.arithmetic.ball import Ball
 from crossproof.proof.arithmetic.tally import part
 from crossproof.proof.network import Network
 from crossproof.proof.rungs.layers import Layers
-from crossproof.proof.rungs.loss import of_target
 from crossproof.proof.rungs.parts import DICTIONARY
-from crossproof.proof.rungs.windows import Windows, bound_margins, combined
+from crossproof.proof.rungs.windows import Windows, bound_margins, combined, lifted
 from crossproof.proof.statement import Bounds, Items, Witness
 
 
@@ -35,12 +34,7 @@ def verify(network: Network, items: Items, witness: Witness) -> Bounds:
             for norms in loud:
                 positive, negative = (combined(side, codes, at_neurons)[:, 0] for side in norms)
                 sizes.append(positive.minimum(negative).upper())
-        with part("items"):
-            its = logits[chunk.of_item]
-            its = its - of_target(its, chunk.target)
-            for size, apart in zip(sizes, between, strict=True):
-                its = its + size[chunk.of_item][:, None] * apart[chunk.target]
-            return its
+        return lifted(chunk, logits, sizes, between)
 
     return bound_margins(items, margins)
 

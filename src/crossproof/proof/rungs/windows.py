@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from crossproof.progress import progress
 from crossproof.proof.arithmetic.ball import Ball
 from crossproof.proof.arithmetic.tally import part
-from crossproof.proof.rungs.loss import loss_of_margins
+from crossproof.proof.rungs.loss import loss_of_margins, of_target
 from crossproof.proof.statement import Bounds, Items
 
 CHUNK = 2048
@@ -51,6 +51,17 @@ def bound_margins(items: Items, margins: Callable[[Windows], Ball]) -> Bounds:
             right.append(certain)
             bar(chunk.contexts.stop - chunk.contexts.start)
     return Bounds(Ball(torch.cat(losses)), torch.cat(right))
+
+
+def lifted(chunk: Windows, logits: Ball, sizes: Sequence[Ball] = (), between: Sequence[Ball] = ()) -> Ball:
+    """[item, token]: logits [context, token] less the target's, and what MLPs that leave so much over, sizes [context],
+    can add to them, by `between` [target, token] of each."""
+    with part("items"):
+        its = logits[chunk.of_item]
+        its = its - of_target(its, chunk.target)
+        for size, apart in zip(sizes, between, strict=True):
+            its = its + size[chunk.of_item][:, None] * apart[chunk.target]
+        return its
 
 
 def combined(table: Ball, codes: Integer[Tensor, "context family"], strengths: Ball | None) -> Ball:
